@@ -1,0 +1,43 @@
+# Everything a newcomer or CI needs: `make demo`, `make test`; developers also `make check`, `make fix`.
+# Each target sets up .venv first (Python 3.11 or 3.12); nothing else has to be installed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+PYTEST_WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check fix lint types rooms setup clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "polycycle needs Python 3.11 or newer, this is %d.%d: install it, or say PYTHON=/path/to/python3.11" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	OMP_NUM_THREADS= $(BIN)/polycycle demo
+
+test: setup
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
+
+check: lint types rooms test
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+rooms: setup
+	$(BIN)/lint-imports
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv polycycle-demo build dist

@@ -1,0 +1,30 @@
+"""The recipe: what a run is told. No torch here."""
+
+from polycycle.config.load import load_recipe, parse_recipe
+from polycycle.config.recipe import (
+    AlarmsConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertsConfig,
+    LanguagesConfig,
+    PostPretrainConfig,
+    Recipe,
+    ReviewConfig,
+    SourceConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AlarmsConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ExpertsConfig",
+    "LanguagesConfig",
+    "PostPretrainConfig",
+    "Recipe",
+    "ReviewConfig",
+    "SourceConfig",
+    "TrainConfig",
+    "load_recipe",
+    "parse_recipe",
+]

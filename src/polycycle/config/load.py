@@ -1,0 +1,103 @@
+"""Reading recipes: YAML plus `--set` overrides in, a frozen Recipe or one ConfigError out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from polycycle.config.recipe import Recipe
+from polycycle.errors import ConfigError, did_you_mean
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path`, with `key.sub=value` overrides applied (values are YAML).
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or one or more settings are wrong; all
+            problems are reported together, each with its key.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no recipe at {path}; `polycycle run RECIPE.yaml` wants a YAML file")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(settings).__name__}")
+    for override in overrides:
+        _apply_override(settings, override)
+    return parse_recipe(settings, where=str(path))
+
+
+def parse_recipe(settings: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """A recipe from plain settings.
+
+    Raises:
+        ConfigError: with every problem found, each on its own line.
+    """
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override!r}: write key.sub=value, e.g. --set data.root=/text")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    *parents, last = key.split(".")
+    place = settings
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is a single value, not a section")
+    place[last] = value
+
+
+def _explain(problem: Any) -> str:
+    """One line for one pydantic problem: key, what is wrong, what is known."""
+    parts = [str(part) for part in problem["loc"] if not _is_type_tag(part)]
+    key = ".".join(parts) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(parts[:-1])
+        return f"{key}: unknown setting.{did_you_mean(parts[-1], known)} " + (
+            f"Known: {', '.join(sorted(known))}" if known else ""
+        )
+    if problem["type"] == "missing":
+        return f"{key}: required, but not given"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    given = problem.get("input")
+    shown = "" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})"
+    return f"{key}: {message}{shown}"
+
+
+def _is_type_tag(part: object) -> bool:
+    """Pydantic names the branch of a union in the location; readers do not need it."""
+    return isinstance(part, str) and any(mark in part for mark in "[(-") or part in ("str", "int")
+
+
+def _fields_at(parts: Sequence[str]) -> list[str]:
+    """Names of the settings in the section that `parts` leads to."""
+    model: type[BaseModel] = Recipe
+    for part in parts:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        sections = [
+            kind
+            for kind in (field.annotation, *get_args(field.annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        if not sections:
+            return []
+        model = sections[0]
+    return list(model.model_fields)

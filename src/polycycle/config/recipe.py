@@ -1,0 +1,312 @@
+"""The recipe: everything a run is told, as frozen pydantic models.
+
+Modules below take flat arguments and never see these objects; the stages unpack them. Defaults are
+the papers' where the papers give one (the line says so) and ours otherwise.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from polycycle.languages import LanguageGroups
+
+Coefficient = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+LearningRate = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _as_groups(value: Any) -> Any:
+    """A flat list of languages is one group."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return [value]
+    return value
+
+
+class LanguagesConfig(Section):
+    """Which languages the dense model speaks and which it is to learn."""
+
+    original: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Languages to keep; review replays a little of each."""
+    unseen_original: tuple[str, ...] = ()
+    """Languages to keep that no training ever sees: they show whether retention generalises."""
+    expanded: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_groups)] = Field(
+        min_length=1
+    )
+    """Languages to learn: a list, or a list of lists when they come in groups (G1, G2, …)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.groups()
+        return self
+
+    def groups(self) -> LanguageGroups:
+        """The same as the object every other room uses."""
+        return LanguageGroups(
+            original=self.original, unseen_original=self.unseen_original, expanded=self.expanded
+        )
+
+
+class SourceConfig(Section):
+    """Where the text of one language lies."""
+
+    path: str | None = None
+    """A file, folder or glob, relative to `data.root`; jsonl, parquet or text, plain or gz/zst."""
+    hub: str | None = None
+    """A dataset id on the Hugging Face hub, streamed."""
+    subset: str | None = None
+    """The configuration name of a hub dataset (`20231101.el`)."""
+    split: str = "train"
+    """The split of a hub dataset."""
+    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
+    """How to read the files; `auto` goes by the file name."""
+    text_field: str = "text"
+    """The column that holds a document's text (jsonl, parquet, hub)."""
+    language_field: str | None = None
+    """A column that holds each document's language; rows of other languages are passed over."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Share of the stage's tokens relative to the other languages."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` (local) and `hub` (a dataset id)")
+        if self.hub is None and self.subset is not None:
+            raise ValueError("`subset` belongs to `hub` datasets")
+        return self
+
+
+def _as_source(value: Any) -> Any:
+    """`el: text/el.jsonl` is short for `el: {path: text/el.jsonl}`."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+Sources = str | dict[str, Annotated[SourceConfig, BeforeValidator(_as_source)]]
+
+
+class DataConfig(Section):
+    """Text to train and to measure on."""
+
+    root: Path = Path(".")
+    """Folder that relative paths start from; set it with `--set data.root=…`."""
+    train: Sources
+    """A pattern with `{language}` in it, or one source per language."""
+    valid: Sources
+    """The same for held-out text. Must not overlap with `train`."""
+    questions: str | None = None
+    """Pattern of multiple-choice files, jsonl with `prompt`, `choices` and `answer` (an index)."""
+    packing: Literal["documents", "concatenate"] = "documents"
+    """`documents`: no attention across documents; `concatenate`: plain, as published."""
+    on_bad_document: Literal["error", "skip"] = "error"
+    """Stop at a bad line, or skip it, count it and list it in the report."""
+    cache_dir: Path | None = None
+    """Where tokenized data is kept; by default `cache/` beside the run's stages."""
+
+    def source(self, language: str, part: Literal["train", "valid"]) -> SourceConfig | None:
+        """Where the text of `language` lies, or None when the recipe gives none."""
+        sources = self.train if part == "train" else self.valid
+        if isinstance(sources, str):
+            return SourceConfig(path=sources.replace("{language}", language))
+        return sources.get(language)
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Self:
+        for key in ("train", "valid", "questions"):
+            value = getattr(self, key)
+            if isinstance(value, str) and "{language}" not in value:
+                raise ValueError(f"{key}: a pattern must contain {{language}}, got {value!r}")
+        return self
+
+
+class ExpertsConfig(Section):
+    """The shape of the mixture of experts."""
+
+    num_experts: Annotated[int, Field(ge=2)] | tuple[Count, ...] = 6
+    """Experts per layer with the frozen one; a list gives each layer its own (paper: 6)."""
+    top_k: Count = 2
+    """Experts per token (paper: 2)."""
+    renormalize: bool = True
+    """Scale the chosen experts' weights to sum to one. False breaks the identity with the dense
+    model at initialisation; with `top_k: 1`, True leaves the router without a gradient from the
+    language-modelling loss (only the balance and prior losses move it)."""
+    init: Literal["copy", "random"] = "copy"
+    """New experts start as copies of the original FFN, or random (the paper's ablation)."""
+
+
+class AlarmsConfig(Section):
+    """When to warn during training. Each can be turned off with null."""
+
+    forgetting_ratio: Annotated[float, Field(gt=1.0)] | None = 1.02
+    """Original bits per byte above base × this at two validations in a row."""
+    plateau_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.005
+    """Expanded bits per byte better by less than this share over the last fifth of the steps."""
+    collapse_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.9
+    """An expert with more than this share of a layer's assignments."""
+    dead_share: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.001
+    """An expert with less than this share of a layer's assignments."""
+    usage_entropy: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.3
+    """Usage entropy of a layer below this times ln N."""
+    patience_steps: Count = 50
+    """Steps in a row before a collapse alarm is raised."""
+    stop: bool = False
+    """Stop the run at the first alarm instead of warning."""
+
+
+class TrainConfig(Section):
+    """What the two training stages have in common."""
+
+    batch_size: Count = 512
+    """Sequences per optimizer step over all processes (paper: 512)."""
+    micro_batch_size: Count | None = None
+    """Sequences per forward pass and process; by default the whole share of the step."""
+    sequence_length: Annotated[int, Field(ge=8)] = 1024
+    """Tokens per packed sequence (paper: 1024 in post-pretraining, 512 in review)."""
+    learning_rate: LearningRate = 5e-5
+    """Peak learning rate (paper: 5e-5)."""
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """Learning-rate schedule (paper: cosine)."""
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the steps spent warming up."""
+    weight_decay: Coefficient = 0.0
+    """AdamW weight decay."""
+    max_grad_norm: Coefficient = 1.0
+    """Gradient clipping; 0 turns it off."""
+    adam_beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    """AdamW's second moment decay."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Autocast; `auto` takes bfloat16 where the processor or GPU computes it fast."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass (non-reentrant)."""
+    torch_compile: bool = False
+    """Compile the model; worth its warm-up on long runs."""
+    fsdp: bool = False
+    """Shard parameters over the processes of `torchrun` with FSDP2."""
+    router_z_coef: Coefficient = 0.0
+    """Weight of the router z-loss (ST-MoE; not in the papers)."""
+    log_every_steps: Count = 10
+    """Steps between lines of metrics."""
+    validate_every_steps: Count | None = None
+    """Steps between per-language validations; by default a fifth of the run."""
+    validation_bytes: Count = 200_000
+    """UTF-8 bytes of held-out text per language at each of these validations."""
+    save_every_steps: Count | None = None
+    """Steps between checkpoints to resume from; by default a tenth of the run."""
+    report_to: tuple[str, ...] = ()
+    """Trackers of the Hugging Face Trainer (`tensorboard`, `wandb`, …)."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """When to warn."""
+
+
+class PostPretrainConfig(TrainConfig):
+    """New experts and routers learn the expanded languages."""
+
+    tokens: Count
+    """Tokens in all, shared over the expanded languages by weight (paper: 8B per language)."""
+    balance_coef: Coefficient = 0.01
+    """α of the load-balancing loss, in the paper's normalisation (1.0 at balance). The released
+    code's 0.01 is 0.02 here for top_k 2."""
+    balance_scope: Literal["global", "micro_batch"] = "global"
+    """Expert shares and mean probabilities over all ranks, or per micro-batch as published."""
+    replay_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of tokens from original languages (the paper's one-stage ablation)."""
+    prior_coef: Coefficient = 0.0
+    """γ of the language-priors loss in this stage (the paper's one-stage ablation)."""
+
+
+class ReviewConfig(TrainConfig):
+    """Routers alone learn to send the original languages to expert 0."""
+
+    sequence_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens per packed sequence (paper: 512)."""
+    replay_documents: Count = 50_000
+    """Documents per original language (paper: 50K, where the curve saturates)."""
+    expanded_documents: Count = 100_000
+    """Documents per expanded language (paper: 100K, a ratio of 1 to 2)."""
+    tokens: Count | None = None
+    """Tokens in all; by default what these documents hold, once."""
+    prior_coef: Coefficient = 0.1
+    """γ of the language-priors loss (paper: 0.1)."""
+    prior_form: Literal["paper", "released"] = "paper"
+    """The paper's −log G₀, or the released code's bounded form, which needs a larger γ."""
+    balance_coef: Coefficient = 0.0
+    """The paper uses no balance loss in review."""
+    balance_scope: Literal["global", "micro_batch"] = "global"
+    """As in post-pretraining; only used when `balance_coef` is above zero."""
+
+
+class EvaluationConfig(Section):
+    """What is measured before and after."""
+
+    valid_bytes: Count = 1_000_000
+    """UTF-8 bytes of held-out text per language."""
+    max_questions: Count | None = None
+    """Questions per language; all by default."""
+    context_length: Annotated[int, Field(ge=8)] | None = None
+    """Window for long documents; by default the model's own, at most 2048."""
+    batch_tokens: Count = 8192
+    """Tokens per forward pass."""
+
+
+class Recipe(Section):
+    """One run: from a dense checkpoint and text to a model that speaks more languages."""
+
+    name: str = "polycycle"
+    """Name in reports and model cards."""
+    base: str
+    """The dense model: a folder or a Hugging Face hub id."""
+    base_revision: str | None = None
+    """Commit, branch or tag of a hub base."""
+    output: Path
+    """The run folder; every stage writes one folder in it."""
+    seed: int = 0
+    """Seed of data order and initialisation."""
+    languages: LanguagesConfig
+    data: DataConfig
+    experts: ExpertsConfig = ExpertsConfig()
+    post_pretrain: PostPretrainConfig
+    review: ReviewConfig | None = ReviewConfig()
+    """null leaves review out (the paper's ablation)."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _settings_do_something(self) -> Self:
+        groups = self.languages.groups()
+        known = set(groups.all)
+        problems: list[str] = []
+        for part in ("train", "valid"):
+            sources = getattr(self.data, part)
+            if isinstance(sources, dict):
+                unknown = sorted(set(sources) - known)
+                if unknown:
+                    problems.append(f"data.{part}: {', '.join(unknown)} stand in no language group")
+        needed = set(groups.all_expanded)
+        if self.review is not None or self.post_pretrain.replay_share > 0:
+            needed |= set(groups.original)
+        if isinstance(self.data.train, dict):
+            missing = sorted(needed - set(self.data.train))
+            if missing:
+                problems.append(f"data.train: no text for {', '.join(missing)}")
+        if self.post_pretrain.prior_coef > 0 and self.post_pretrain.replay_share == 0:
+            problems.append(
+                "post_pretrain.prior_coef does nothing without original text: "
+                "set post_pretrain.replay_share above 0"
+            )
+        counts = self.experts.num_experts
+        if isinstance(counts, int) and self.experts.top_k > counts:
+            problems.append(
+                f"experts.top_k={self.experts.top_k} exceeds experts.num_experts={counts}"
+            )
+        if len(groups.expanded) > 1:
+            problems.append(
+                "languages.expanded: more than one group is lifelong expansion, "
+                "which this version does not train yet; run one group at a time"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
