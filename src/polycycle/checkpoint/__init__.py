@@ -1,0 +1,17 @@
+"""Lazy safetensors in, streamed safetensors out, content hashes."""
+
+from polycycle.checkpoint.hashing import combine_hashes, content_hash
+from polycycle.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
+from polycycle.checkpoint.writer import DTYPES, TensorJob, copy_job, write_tensors
+
+__all__ = [
+    "DTYPES",
+    "Checkpoint",
+    "TensorInfo",
+    "TensorJob",
+    "combine_hashes",
+    "content_hash",
+    "copy_job",
+    "open_checkpoint",
+    "write_tensors",
+]

@@ -1,0 +1,38 @@
+"""Content hashes: the same tensors have the same hash, however they are sharded."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+from polycycle.checkpoint.reader import Checkpoint, TensorInfo
+
+
+def content_hash(checkpoint: Checkpoint, names: list[str] | None = None) -> str:
+    """SHA-256 over name, dtype, shape and bytes of the tensors, in order of their names.
+
+    Args:
+        checkpoint: what to hash; tensors are read one at a time.
+        names: only these tensors; all by default.
+    """
+    chosen = sorted(checkpoint.tensors if names is None else names)
+    hashes = {}
+    for name in chosen:
+        data = checkpoint.read(name).contiguous().flatten().view(torch.uint8).numpy()
+        hashes[name] = hashlib.sha256(memoryview(data)).hexdigest()
+    return combine_hashes(hashes, checkpoint.tensors)
+
+
+def combine_hashes(hashes: Mapping[str, str], infos: Mapping[str, TensorInfo]) -> str:
+    """The content hash of tensors whose bytes are hashed already.
+
+    Args:
+        hashes: SHA-256 of each tensor's bytes.
+        infos: at least these tensors' dtypes and shapes.
+    """
+    whole = hashlib.sha256()
+    for name in sorted(hashes):
+        info = infos[name]
+        shape = ",".join(map(str, info.shape))
+        whole.update(f"{name}\n{info.dtype}\n{shape}\n{hashes[name]}\n".encode())
+    return whole.hexdigest()

@@ -1,0 +1,4 @@
+"""What every room knows about experts."""
+
+FROZEN_EXPERT = 0
+"""Index of the original feed-forward block in every layer: never trained, never moved."""

@@ -1,0 +1,154 @@
+"""From a config's `model_type` to its family, and from our model types to the Auto classes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from polycycle.errors import UpcycleError
+
+if TYPE_CHECKING:
+    from polycycle.families.family import Family
+
+# model_type of the dense config → our file for it.
+SUPPORTED: Mapping[str, str] = {
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "olmo2": "olmo2",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "smollm3": "smollm3",
+    "granite": "granite",
+    "phi3": "phi3",
+}
+_PREFIX = "polycycle_"
+_EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+
+
+def family_of_dense(config: Mapping[str, Any], *, where: str) -> Family:
+    """The family of a dense model.
+
+    Args:
+        config: its config.json.
+        where: the folder or hub id, for messages.
+
+    Raises:
+        UpcycleError: it is a mixture of experts already, or of a family that is not supported, or
+            has something (biases in its feed-forward blocks) that the packed experts do not.
+    """
+    model_type = config.get("model_type")
+    if is_upcycled(config):
+        raise UpcycleError(
+            f"{where} is already upcycled ({model_type}). Give the dense model, "
+            f"{config.get('base_model') or 'the one it was made from'}"
+        )
+    counts = [name for name in _EXPERT_COUNTS if (config.get(name) or 0) > 1]
+    if counts:
+        raise UpcycleError(
+            f"{where} is already a mixture of experts ({model_type}, {counts[0]}="
+            f"{config[counts[0]]}); polycycle expands dense models"
+        )
+    if model_type not in SUPPORTED:
+        raise UpcycleError(_unsupported(model_type, where))
+    if config.get("mlp_bias"):
+        raise UpcycleError(
+            f"{where}: mlp_bias is true, and packed experts have no biases. "
+            "Supported are models whose feed-forward blocks have none"
+        )
+    return _load(SUPPORTED[model_type])
+
+
+def family_of_upcycled(config: Mapping[str, Any], *, where: str) -> Family:
+    """The family of an upcycled model.
+
+    Raises:
+        UpcycleError: it is not one of ours.
+    """
+    model_type = str(config.get("model_type"))
+    name = SUPPORTED.get(model_type.removeprefix(_PREFIX))
+    if not is_upcycled(config) or name is None:
+        raise UpcycleError(
+            f"{where} is not an upcycled model (model_type {model_type!r}); "
+            f"make one with `polycycle upcycle {where} OUT`"
+        )
+    return _load(name)
+
+
+def is_upcycled(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes one of our models."""
+    return str(config.get("model_type", "")).startswith(_PREFIX)
+
+
+def register_when_transformers_loads() -> None:
+    """Make the Auto classes know our models: now if they are loaded, else when they will be.
+
+    `import polycycle` calls this, and stays instant: neither torch nor transformers is imported.
+    """
+    if _AUTO_CLASSES in sys.modules:
+        _register_all()
+    elif not any(isinstance(finder, _AutoClassesFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AutoClassesFinder())
+
+
+def _load(name: str) -> Family:
+    return cast("Family", importlib.import_module(f"polycycle.families.{name}").FAMILY)
+
+
+def _register_all() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for name in SUPPORTED.values():
+        family = _load(name)
+        AutoConfig.register(family.moe_model_type, family.config_class, exist_ok=True)
+        AutoModelForCausalLM.register(family.config_class, family.model_class, exist_ok=True)
+
+
+def _unsupported(model_type: object, where: str) -> str:
+    hint = {
+        "gemma3": "This is the multimodal Gemma 3; only its text model (gemma3_text) fits. ",
+        "gpt2": "Its feed-forward block has no gate. ",
+    }.get(str(model_type), "")
+    return (
+        f"{where}: model_type {model_type!r} is not supported. {hint}Supported: "
+        f"{', '.join(sorted(SUPPORTED))}. A family needs a decoder whose layers hold a gated "
+        "feed-forward block called `mlp` (gate, up and down projection without biases); adding "
+        "one is about ten lines, see docs/adding_a_family.md"
+    )
+
+
+class _AutoClassesFinder(importlib.abc.MetaPathFinder):
+    """Lets the import of transformers' Auto classes happen as usual, then registers ours."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _AUTO_CLASSES:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _RegisteringLoader(spec.loader)
+        return spec
+
+
+class _RegisteringLoader(importlib.abc.Loader):
+    """The usual loader, and registration once the module is executed."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return cast("ModuleType | None", self._loader.create_module(spec))
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _register_all()

@@ -1,0 +1,19 @@
+"""Pure, unweighted losses of the methods."""
+
+from polycycle.losses.routing import (
+    BalanceStatistics,
+    PriorForm,
+    balance_statistics,
+    language_prior_loss,
+    load_balancing_loss,
+    router_z_loss,
+)
+
+__all__ = [
+    "BalanceStatistics",
+    "PriorForm",
+    "balance_statistics",
+    "language_prior_loss",
+    "load_balancing_loss",
+    "router_z_loss",
+]

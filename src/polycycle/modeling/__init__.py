@@ -1,0 +1,18 @@
+"""The mixins of the upcycled model classes, and watching them from outside."""
+
+from polycycle.modeling.block import MoeBlockMixin, NewExperts, frozen_expert_only
+from polycycle.modeling.config import UpcycledConfigMixin, check_experts
+from polycycle.modeling.model import UpcycledModelMixin
+from polycycle.modeling.recording import LayerRouting, RoutingRecord, record_routing
+
+__all__ = [
+    "LayerRouting",
+    "MoeBlockMixin",
+    "NewExperts",
+    "RoutingRecord",
+    "UpcycledConfigMixin",
+    "UpcycledModelMixin",
+    "check_experts",
+    "frozen_expert_only",
+    "record_routing",
+]

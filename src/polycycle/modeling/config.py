@@ -1,0 +1,92 @@
+"""The fields that an upcycled model's config has beside the dense model's."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from polycycle.errors import UpcycleError
+
+
+@dataclass(kw_only=True)
+class UpcycledConfigMixin:
+    """Mixed into a dense config: `class LlamaMoeConfig(UpcycledConfigMixin, LlamaConfig)`.
+
+    Attributes:
+        num_experts_per_layer: experts of each decoder layer, the frozen one included; 1 leaves the
+            layer dense. None is a dense model.
+        new_experts_by_group: for each language group added so far, in order, how many experts it
+            brought to each layer. Sums, plus one, are `num_experts_per_layer`.
+        num_experts_per_tok: experts per token; a layer with fewer experts uses them all.
+        renormalize: whether the chosen experts' weights are scaled to sum to one.
+        routing_weights_dtype: `float32` or `hidden`, as the family's stock MoE has it.
+        language_groups: `{"original": […], "unseen_original": […], "expanded": [[…], …]}`.
+        base_model: name or folder of the dense model, as it was given.
+        base_hash: content hash of the dense model's tensors.
+    """
+
+    num_experts_per_layer: list[int] | None = None
+    new_experts_by_group: list[list[int]] | None = None
+    num_experts_per_tok: int = 2
+    renormalize: bool = True
+    routing_weights_dtype: Literal["float32", "hidden"] = "float32"
+    language_groups: dict[str, Any] | None = None
+    base_model: str | None = None
+    base_hash: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[misc]  # the dense config's
+        num_layers: int = self.num_hidden_layers  # type: ignore[attr-defined]
+        if self.num_experts_per_layer is None:
+            self.num_experts_per_layer = [1] * num_layers
+        if self.new_experts_by_group is None:
+            self.new_experts_by_group = [[count - 1 for count in self.num_experts_per_layer]]
+        check_experts(
+            self.num_experts_per_layer,
+            self.new_experts_by_group,
+            num_layers=num_layers,
+            top_k=self.num_experts_per_tok,
+        )
+
+    def groups_of_layer(self, layer_index: int) -> dict[str, int]:
+        """New experts of one layer by group name (`g1`, `g2`, …), groups without any left out."""
+        assert self.new_experts_by_group is not None  # set in __post_init__
+        return {
+            f"g{number}": counts[layer_index]
+            for number, counts in enumerate(self.new_experts_by_group, start=1)
+            if counts[layer_index]
+        }
+
+
+def check_experts(
+    num_experts_per_layer: list[int],
+    new_experts_by_group: list[list[int]],
+    *,
+    num_layers: int,
+    top_k: int,
+) -> None:
+    """Refuse expert counts that do not describe a model.
+
+    Raises:
+        UpcycleError: naming the layer and what would fit.
+    """
+    if len(num_experts_per_layer) != num_layers:
+        raise UpcycleError(
+            f"num_experts_per_layer has {len(num_experts_per_layer)} entries, but the model has "
+            f"{num_layers} layers; give one number for all layers, or one per layer"
+        )
+    for layer, count in enumerate(num_experts_per_layer):
+        if count < 1:
+            raise UpcycleError(
+                f"layer {layer}: {count} experts; expert 0 is the original, so 1 is the least "
+                "(1 leaves the layer dense)"
+            )
+        added = [group[layer] for group in new_experts_by_group]
+        if 1 + sum(added) != count or min(added, default=0) < 0:
+            raise UpcycleError(
+                f"layer {layer}: new_experts_by_group adds {added} to the frozen expert, "
+                f"but num_experts_per_layer says {count}"
+            )
+    if top_k < 1 or top_k > max(num_experts_per_layer) > 1:
+        raise UpcycleError(
+            f"num_experts_per_tok={top_k}, but the largest layer has "
+            f"{max(num_experts_per_layer)} experts; choose between 1 and that"
+        )

@@ -1,0 +1,62 @@
+"""The mixin that turns a dense causal language model's class into its upcycled one."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import initialization as init
+
+from polycycle.errors import TrainingError
+from polycycle.modeling.block import MoeBlockMixin, NewExperts
+from polycycle.modeling.recording import watch_routers
+from polycycle.routing import Router
+
+
+class UpcycledModelMixin(nn.Module):
+    """Mixed into a dense class: `class LlamaMoeForCausalLM(UpcycledModelMixin, LlamaForCausalLM)`.
+
+    Attention, norms, caches, generation and loading stay the dense class's own; the feed-forward
+    blocks of the layers that have more than one expert are replaced at construction.
+    """
+
+    moe_block: ClassVar[type[MoeBlockMixin]]
+
+    # How many rows each expert gets is only known at run time.
+    _can_compile_fullgraph = False
+
+    def post_init(self) -> None:
+        """Replace feed-forward blocks, then let transformers initialise and tie as usual."""
+        config: Any = self.config
+        for index, layer in enumerate(self.model.layers):  # type: ignore[union-attr,arg-type]
+            if config.num_experts_per_layer[index] > 1:
+                layer.mlp = self.moe_block(config, index)
+        watch_routers(self)
+        super().post_init()  # type: ignore[misc]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Router):
+            for rows in module.rows.values():
+                init.xavier_normal_(rows)
+        elif isinstance(module, NewExperts):
+            init.normal_(module.gate_up_proj, std=self.config.initializer_range)  # type: ignore[union-attr]
+            init.normal_(module.down_proj, std=self.config.initializer_range)  # type: ignore[union-attr]
+        else:
+            super()._init_weights(module)  # type: ignore[misc]
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Recompute activations in the backward pass; non-reentrant only.
+
+        Raises:
+            TrainingError: `use_reentrant=True` was asked for. It would silently drop the routers'
+                gradients from losses on recorded router logits.
+        """
+        settings = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        if settings["use_reentrant"]:
+            raise TrainingError(
+                "gradient_checkpointing_kwargs: use_reentrant=True silently drops the routers' "
+                "gradients; leave it out or say use_reentrant=False"
+            )
+        super().gradient_checkpointing_enable(  # type: ignore[misc]
+            gradient_checkpointing_kwargs=settings, **kwargs
+        )

@@ -1,0 +1,94 @@
+"""The router: from hidden states to the experts of every token and their weights.
+
+Letters: N tokens, E experts of the layer (expert 0 is the frozen original), K experts per token,
+D hidden size.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RoutingWeightsDtype = Literal["float32", "hidden"]
+
+
+class RouterOutput(NamedTuple):
+    """What a router decided for N tokens.
+
+    Attributes:
+        logits: [N, E] before the softmax, in the hidden states' dtype.
+        expert_ids: [N, K] int64, the chosen experts, best first.
+        expert_weights: [N, K], what each chosen expert's output is multiplied by.
+    """
+
+    logits: Tensor
+    expert_ids: Tensor
+    expert_weights: Tensor
+
+
+class Router(nn.Module):
+    """Linear map → softmax over all experts → top-k → renormalise → cast.
+
+    The rows of each language group are a parameter of their own, concatenated in the forward: a
+    frozen row inside one tensor would still be moved by weight decay when a later group trains.
+
+    Args:
+        hidden_size: D.
+        rows: router rows that each group brought, in order; the first includes expert 0's.
+        top_k: K, at most E (a layer with fewer experts uses them all).
+        renormalize: make the chosen weights sum to one.
+        weights_dtype: `float32` keeps float32 weights (Mixtral), `hidden` casts them to the hidden
+            states' dtype (Qwen, OLMo), so that the exported stock model computes the same.
+        layer_index: position of the decoder layer, for those who watch the routing.
+
+    Source: MoE-LPR, arXiv:2408.11396, eq. 2–3.
+    Differs: the released code does not renormalise when K = 1, which breaks the identity with the
+        dense model; here `renormalize` says it, for every K.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        rows: Mapping[str, int],
+        *,
+        top_k: int,
+        renormalize: bool,
+        weights_dtype: RoutingWeightsDtype,
+        layer_index: int,
+    ) -> None:
+        super().__init__()
+        self.rows = nn.ParameterDict(
+            {group: nn.Parameter(torch.empty(count, hidden_size)) for group, count in rows.items()}
+        )
+        self.num_experts = sum(rows.values())
+        self.top_k = min(top_k, self.num_experts)
+        self.renormalize = renormalize
+        self.weights_dtype = weights_dtype
+        self.layer_index = layer_index
+
+    def forward(self, hidden_ND: Tensor) -> RouterOutput:
+        """Experts and weights of each row of `hidden_ND`."""
+        logits = F.linear(hidden_ND, torch.cat(list(self.rows.values())))
+        # float32: in bfloat16 neighbouring probabilities tie and the top-k would depend on order.
+        # (float64 stays as it is, for oracles.)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        weights, expert_ids = torch.topk(F.softmax(wide, dim=-1), self.top_k, dim=-1)
+        if self.renormalize:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        if self.weights_dtype == "hidden":
+            weights = weights.to(logits.dtype)
+        return RouterOutput(logits, expert_ids, weights)
+
+    def extra_repr(self) -> str:
+        return f"num_experts={self.num_experts}, top_k={self.top_k}, renormalize={self.renormalize}"
+
+
+def router_init(num_rows: int, hidden_size: int, generator: torch.Generator) -> Tensor:
+    """Fresh router rows [num_rows, D] in float32, Xavier-normal.
+
+    Source: MoE-LPR, arXiv:2408.11396, §3.1 and the released code.
+    """
+    rows = torch.empty(num_rows, hidden_size)
+    return nn.init.xavier_normal_(rows, generator=generator)

@@ -1,0 +1,113 @@
+"""What a model folder holds, from headers alone."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from polycycle.checkpoint import Checkpoint, content_hash
+from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """The facts that `polycycle inspect` prints.
+
+    Attributes:
+        model_type: from config.json.
+        family: model_type of the dense family.
+        is_upcycled: whether it is a mixture of experts of ours.
+        parameters_total: all parameters, tied heads once.
+        parameters_active: parameters that one token's forward pass uses (embedding table whole).
+        parameters_trainable: by stage; empty for a dense model.
+        num_experts_per_layer: with the frozen expert; 1 is a dense layer.
+        num_experts_per_tok: top-k.
+        dtypes: parameters per dtype.
+        base_model: the dense model it was made from.
+        base_hash: content hash of the dense tensors: recorded, or for a dense model computed when
+            asked for.
+        language_groups: as recorded in the config.
+        has_tokenizer: whether a tokenizer lies beside the weights.
+        export_targets: stock architectures that can compute the same function.
+    """
+
+    model_type: str
+    family: str
+    is_upcycled: bool
+    parameters_total: int
+    parameters_active: int
+    parameters_trainable: dict[str, int]
+    num_experts_per_layer: list[int]
+    num_experts_per_tok: int
+    dtypes: dict[str, int]
+    base_model: str | None
+    base_hash: str | None
+    language_groups: dict[str, Any] | None
+    has_tokenizer: bool
+    export_targets: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return asdict(self)
+
+
+def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> Inspection:
+    """What is in a dense or upcycled model folder.
+
+    Args:
+        checkpoint: what to look at; only headers are read.
+        with_hash: read all tensors and compute the base hash, for a dense model.
+
+    Raises:
+        UpcycleError: the family is not supported.
+    """
+    config = checkpoint.config
+    upcycled = is_upcycled(config)
+    family = (family_of_upcycled if upcycled else family_of_dense)(config, where=checkpoint.name)
+    counts = config.get("num_experts_per_layer") or [1] * int(config["num_hidden_layers"])
+    top_k = int(config.get("num_experts_per_tok", 1)) if upcycled else 1
+    sizes = {name: prod(info.shape) for name, info in checkpoint.tensors.items()}
+    dtypes: dict[str, int] = {}
+    for name, info in checkpoint.tensors.items():
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + sizes[name]
+    base_hash = config.get("base_hash")
+    if with_hash and not upcycled:
+        base_hash = content_hash(checkpoint)
+    return Inspection(
+        model_type=str(config["model_type"]),
+        family=family.dense_model_type,
+        is_upcycled=upcycled,
+        parameters_total=sum(sizes.values()),
+        parameters_active=count_active(sizes, counts, top_k),
+        parameters_trainable=count_trainable(sizes) if upcycled else {},
+        num_experts_per_layer=list(counts),
+        num_experts_per_tok=top_k,
+        dtypes=dtypes,
+        base_model=config.get("base_model"),
+        base_hash=base_hash,
+        language_groups=config.get("language_groups"),
+        has_tokenizer=checkpoint.has_tokenizer,
+        export_targets=family.export_targets,
+    )
+
+
+def count_trainable(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Parameters that each stage trains, from tensor sizes by name."""
+    routers = sum(size for name, size in sizes.items() if ".mlp.router." in name)
+    experts = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
+    return {"post_pretrain": routers + experts, "review": routers}
+
+
+def count_active(sizes: Mapping[str, int], num_experts_per_layer: list[int], top_k: int) -> int:
+    """Parameters that one token's forward pass uses: everything but the experts not chosen."""
+    active = sum(sizes.values())
+    for layer, num_experts in enumerate(num_experts_per_layer):
+        packed = sum(
+            size
+            for name, size in sizes.items()
+            if name.startswith(f"model.layers.{layer}.mlp.experts.")
+        )
+        if packed:
+            idle = num_experts - min(top_k, num_experts)
+            active -= packed // (num_experts - 1) * idle
+    return active

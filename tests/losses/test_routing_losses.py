@@ -1,0 +1,172 @@
+"""Each loss against a slow float64 reading of its formula, and at its known extremes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polycycle.losses import (
+    BalanceStatistics,
+    balance_statistics,
+    language_prior_loss,
+    load_balancing_loss,
+    router_z_loss,
+)
+
+
+def random_layers(seed, num_experts=(6, 3), num_tokens=17, top_k=2):
+    rng = np.random.default_rng(seed)
+    logits = [3 * rng.standard_normal((num_tokens, e)) for e in num_experts]
+    ids = [np.argsort(-layer, axis=1)[:, :top_k].copy() for layer in logits]
+    return logits, ids, rng.random(num_tokens) < 0.6
+
+
+def tensors(arrays):
+    return [torch.from_numpy(array) for array in arrays]
+
+
+def softmax(row):
+    powers = [math.exp(value - max(row)) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def slow_balance(logits, ids, mask):
+    layers = []
+    for layer_logits, layer_ids in zip(logits, ids, strict=True):
+        num_experts, top_k = layer_logits.shape[1], layer_ids.shape[1]
+        tokens = [t for t in range(len(layer_logits)) if mask[t]]
+        total = 0.0
+        for expert in range(num_experts):
+            chosen = sum(expert in layer_ids[t] for t in tokens)
+            f = num_experts / (top_k * len(tokens)) * chosen
+            p = sum(softmax(layer_logits[t])[expert] for t in tokens) / len(tokens)
+            total += f * p
+        layers.append(total)
+    return sum(layers) / len(layers)
+
+
+def slow_prior(logits, mask, released):
+    layers = []
+    for layer in logits:
+        values = []
+        for t in range(len(layer)):
+            if mask[t]:
+                probs = softmax(layer[t])
+                values.append(-math.log(softmax(probs)[0] if released else probs[0]))
+        layers.append(sum(values) / len(values))
+    return sum(layers) / len(layers)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_losses_equal_a_slow_reading_of_the_formulas(seed):
+    logits, ids, mask = random_layers(seed)
+    mask[0] = True
+    layers, tokens = tensors(logits), torch.from_numpy(mask)
+    balance = load_balancing_loss(balance_statistics(layers, tensors(ids), tokens))
+    assert balance.item() == pytest.approx(slow_balance(logits, ids, mask), rel=1e-12)
+    for form in ("paper", "released"):
+        prior = language_prior_loss(layers, tokens, form=form)
+        assert prior.item() == pytest.approx(
+            slow_prior(logits, mask, form == "released"), rel=1e-12
+        )
+    z = [np.mean([math.log(sum(np.exp(row))) ** 2 for row in layer[mask]]) for layer in logits]
+    assert router_z_loss(layers, tokens).item() == pytest.approx(np.mean(z), rel=1e-12)
+
+
+def test_balance_is_one_when_balanced_and_e_when_one_expert_takes_all():
+    ids = torch.arange(12).reshape(6, 2) % 6
+    balanced = balance_statistics([torch.zeros(6, 6)], [ids])
+    assert load_balancing_loss(balanced).item() == pytest.approx(1.0)
+    collapsed = torch.full((5, 6), -40.0)
+    collapsed[:, 3] = 40.0
+    everything = balance_statistics([collapsed], [torch.full((5, 1), 3)])
+    assert load_balancing_loss(everything).item() == pytest.approx(6.0)
+
+
+def test_balance_over_two_ranks_is_the_balance_of_their_summed_statistics():
+    logits, ids, _ = random_layers(3, num_experts=(4,), num_tokens=10)
+    whole = load_balancing_loss(balance_statistics(tensors(logits), tensors(ids)))
+    halves = [
+        balance_statistics([torch.from_numpy(logits[0][s])], [torch.from_numpy(ids[0][s])])[0]
+        for s in (slice(0, 3), slice(3, 10))
+    ]
+    summed = BalanceStatistics(
+        assignments=halves[0].assignments + halves[1].assignments,
+        prob_sums=halves[0].prob_sums + halves[1].prob_sums,
+        num_tokens=halves[0].num_tokens + halves[1].num_tokens,
+    )
+    assert load_balancing_loss([summed]).item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_prior_loss_is_zero_with_zero_gradient_when_no_token_is_original():
+    logits = torch.randn(5, 6, requires_grad=True)
+    loss = language_prior_loss([logits], torch.zeros(5, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros(5, 6))
+
+
+def test_released_prior_is_bounded_and_its_gradient_vanishes_where_the_paper_form_pulls():
+    logits = torch.tensor([[-5.0, 5.0, 0, 0, 0, 0]], dtype=torch.float64, requires_grad=True)
+    original = torch.ones(1, dtype=torch.bool)
+    gradients = {}
+    for form in ("paper", "released"):
+        (gradients[form],) = torch.autograd.grad(
+            language_prior_loss([logits], original, form=form), logits
+        )
+    assert gradients["paper"][0, 0] < -0.999
+    assert abs(gradients["released"][0, 0]) < 1e-4
+    right, wrong = torch.full((1, 6), -60.0), torch.full((1, 6), -60.0)
+    right[0, 0] = wrong[0, 1] = 60.0
+    assert language_prior_loss([right], original, form="released").item() == pytest.approx(
+        1.0436, abs=1e-3
+    )
+    assert language_prior_loss([wrong], original, form="released").item() == pytest.approx(
+        2.0436, abs=1e-3
+    )
+
+
+def test_prior_over_micro_batches_adds_up_to_the_whole_step():
+    logits, _, mask = random_layers(5)
+    whole = language_prior_loss(tensors(logits), torch.from_numpy(mask))
+    parts = sum(
+        language_prior_loss(
+            [torch.from_numpy(layer[s]) for layer in logits],
+            torch.from_numpy(mask[s]),
+            num_original_tokens=int(mask.sum()),
+        )
+        for s in (slice(0, 4), slice(4, 17))
+    )
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_padding_changes_no_loss():
+    logits, ids, mask = random_layers(8)
+    mask[:] = True
+    padded = [np.concatenate([layer, np.full((4, layer.shape[1]), 1e4)]) for layer in logits]
+    padded_ids = [np.concatenate([layer, np.zeros((4, 2), int)]) for layer in ids]
+    counted = torch.arange(21) < 17
+    assert load_balancing_loss(
+        balance_statistics(tensors(padded), tensors(padded_ids), counted)
+    ).item() == pytest.approx(
+        load_balancing_loss(balance_statistics(tensors(logits), tensors(ids))).item(), rel=1e-12
+    )
+    assert torch.equal(
+        language_prior_loss(tensors(padded), counted),
+        language_prior_loss(tensors(logits), torch.from_numpy(mask)),
+    )
+    assert torch.equal(router_z_loss(tensors(padded), counted), router_z_loss(tensors(logits)))
+
+
+def test_losses_of_no_layers_are_refused():
+    for call in (
+        lambda: load_balancing_loss([]),
+        lambda: router_z_loss([]),
+        lambda: language_prior_loss([], torch.ones(3, dtype=torch.bool)),
+    ):
+        with pytest.raises(ValueError, match="record_routing"):
+            call()
