@@ -3,9 +3,8 @@
 import hashlib
 from collections.abc import Mapping
 
-import torch
-
 from polycycle.checkpoint.reader import Checkpoint, TensorInfo
+from polycycle.checkpoint.writer import bytes_of
 
 
 def content_hash(checkpoint: Checkpoint, names: list[str] | None = None) -> str:
@@ -18,8 +17,7 @@ def content_hash(checkpoint: Checkpoint, names: list[str] | None = None) -> str:
     chosen = sorted(checkpoint.tensors if names is None else names)
     hashes = {}
     for name in chosen:
-        data = checkpoint.read(name).contiguous().flatten().view(torch.uint8).numpy()
-        hashes[name] = hashlib.sha256(memoryview(data)).hexdigest()
+        hashes[name] = hashlib.sha256(bytes_of(checkpoint.read(name))).hexdigest()
     return combine_hashes(hashes, checkpoint.tensors)
 
 

@@ -55,7 +55,8 @@ class Checkpoint:
         info = self.info(name)
         with safe_open(info.file, framework="pt") as file:
             # clone: the tensor would otherwise keep the whole shard mapped into memory.
-            return file.get_tensor(name).clone()
+            tensor: Tensor = file.get_tensor(name)
+            return tensor.clone()
 
     def info(self, name: str) -> TensorInfo:
         """Dtype, shape and size of one tensor, without reading it.

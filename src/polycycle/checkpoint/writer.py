@@ -128,7 +128,7 @@ def _write_shard(
                     f"{job.name}: planned {job.dtype} {job.shape}, "
                     f"made {tensor.dtype} {tuple(tensor.shape)}"
                 )
-            data = memoryview(_bytes_of(tensor))
+            data = bytes_of(tensor)
             file.write(data)
             hashes[job.name] = hashlib.sha256(data).hexdigest()
             del tensor, data
@@ -153,6 +153,7 @@ def _header_bytes(jobs: Iterable[TensorJob]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _bytes_of(tensor: Tensor) -> Any:
-    """The tensor's memory as a NumPy byte array, without a copy where it is contiguous."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The tensor's memory, without a copy where it is contiguous and on the CPU."""
+    flat: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return memoryview(flat)

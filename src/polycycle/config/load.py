@@ -82,7 +82,7 @@ def _explain(problem: Any) -> str:
 
 def _is_type_tag(part: object) -> bool:
     """Pydantic names the branch of a union in the location; readers do not need it."""
-    return isinstance(part, str) and any(mark in part for mark in "[(-") or part in ("str", "int")
+    return (isinstance(part, str) and any(mark in part for mark in "[(-")) or part in ("str", "int")
 
 
 def _fields_at(parts: Sequence[str]) -> list[str]:

@@ -45,7 +45,7 @@ def family_of_dense(config: Mapping[str, Any], *, where: str) -> Family:
         UpcycleError: it is a mixture of experts already, or of a family that is not supported, or
             has something (biases in its feed-forward blocks) that the packed experts do not.
     """
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if is_upcycled(config):
         raise UpcycleError(
             f"{where} is already upcycled ({model_type}). Give the dense model, "
@@ -112,11 +112,11 @@ def _register_all() -> None:
         AutoModelForCausalLM.register(family.config_class, family.model_class, exist_ok=True)
 
 
-def _unsupported(model_type: object, where: str) -> str:
+def _unsupported(model_type: str, where: str) -> str:
     hint = {
         "gemma3": "This is the multimodal Gemma 3; only its text model (gemma3_text) fits. ",
         "gpt2": "Its feed-forward block has no gate. ",
-    }.get(str(model_type), "")
+    }.get(model_type, "")
     return (
         f"{where}: model_type {model_type!r} is not supported. {hint}Supported: "
         f"{', '.join(sorted(SUPPORTED))}. A family needs a decoder whose layers hold a gated "

@@ -80,15 +80,17 @@ class MoeBlockMixin(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mixture of the chosen experts for each token; [B, S, D] in and out."""
         if _frozen_expert_only.get():
-            return super().forward(hidden_states)  # type: ignore[misc,no-any-return]
+            return super().forward(hidden_states)  # type: ignore[no-any-return]
         hidden_ND = hidden_states.reshape(-1, hidden_states.shape[-1])
         routed = self.router(hidden_ND)
+        # Phi-3 names it differently; every dense block of transformers has one of the two.
+        act_fn: Any = self.act_fn if hasattr(self, "act_fn") else self.activation_fn
+        packs: Any = [(group.gate_up_proj, group.down_proj) for group in self.experts.values()]
         mixed = moe_forward(
             hidden_ND,
-            super().forward,  # type: ignore[misc]
-            [(group.gate_up_proj, group.down_proj) for group in self.experts.values()],  # type: ignore[misc]
-            # Phi-3 names it differently; every dense block of transformers has one of the two.
-            self.act_fn if hasattr(self, "act_fn") else self.activation_fn,
+            super().forward,
+            packs,
+            act_fn,
             routed.expert_ids,
             routed.expert_weights,
         )

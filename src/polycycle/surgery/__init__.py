@@ -8,7 +8,7 @@ from polycycle.surgery.inspecting import (
     inspect_checkpoint,
 )
 from polycycle.surgery.saving import write_trained
-from polycycle.surgery.upcycle import (
+from polycycle.surgery.upcycling import (
     ExpertInit,
     UpcyclePlan,
     execute_upcycle,

@@ -1,0 +1,117 @@
+"""Reading lazily, writing streamed, and saying what is wrong with a folder."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from polycycle.checkpoint import TensorJob, content_hash, open_checkpoint, write_tensors
+from polycycle.errors import CheckpointError
+from tests.tiny import save_dense
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    return save_dense(tmp_path_factory.mktemp("dense") / "model")
+
+
+def job(name, tensor, dtype):
+    return TensorJob(name=name, dtype=dtype, shape=tuple(tensor.shape), make=lambda: tensor)
+
+
+def test_safetensors_reads_what_we_streamed(tmp_path):
+    tensors = {
+        "a": (torch.randn(3, 4), "F32"),
+        "b": (torch.randn(5).bfloat16(), "BF16"),
+        "c": (torch.arange(6).reshape(2, 3).t(), "I64"),
+        "empty": (torch.zeros(0, 4), "F32"),
+        "scalar": (torch.tensor(2.5, dtype=torch.float16), "F16"),
+    }
+    write_tensors(tmp_path, [job(name, t, dtype) for name, (t, dtype) in tensors.items()])
+    read = load_file(tmp_path / "model.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensor) for name, (tensor, _) in tensors.items())
+
+
+def test_a_tensor_that_is_not_as_planned_is_our_bug(tmp_path):
+    wrong = TensorJob(name="a", dtype="F32", shape=(2,), make=lambda: torch.zeros(3))
+    with pytest.raises(AssertionError, match="planned F32"):
+        write_tensors(tmp_path, [wrong])
+
+
+def test_the_content_hash_sees_names_dtypes_shapes_and_values(tmp_path):
+    def hash_of(number, **tensors):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+        return content_hash(open_checkpoint(folder))
+
+    ones = torch.ones(2, 2)
+    variants = [
+        {"a": ones},
+        {"b": ones},
+        {"a": ones.flatten()},
+        {"a": ones * 2},
+        {"a": ones.half()},
+    ]
+    hashes = [hash_of(number, **variant) for number, variant in enumerate(variants)]
+    assert len(set(hashes)) == len(variants)
+    assert hash_of("again", a=ones.clone()) == hashes[0]
+
+
+def break_nothing(folder):
+    shutil.rmtree(folder)
+
+
+def remove_config(folder):
+    (folder / "config.json").unlink()
+
+
+def break_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+def truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def only_pickles(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def missing_shard(folder):
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (break_nothing, "no such folder"),
+        (remove_config, r"no config\.json"),
+        (break_config, "not valid JSON"),
+        (truncate, "truncated"),
+        (only_pickles, "save_pretrained"),
+        (no_weights, r"no model\.safetensors"),
+        (missing_shard, "shard model-00001-of-00002.safetensors is missing"),
+    ],
+)
+def test_a_broken_folder_is_refused_with_what_is_wrong(dense, tmp_path, harm, message):
+    folder = shutil.copytree(dense, tmp_path / "model")
+    harm(folder)
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(folder)
+
+
+def test_a_hub_id_that_cannot_be_fetched_says_what_to_try():
+    with pytest.raises(CheckpointError, match="hf auth login"):
+        open_checkpoint("nobody/nothing")
