@@ -105,6 +105,8 @@ class DataConfig(Section):
     """`documents`: no attention across documents; `concatenate`: plain, as published."""
     on_bad_document: Literal["error", "skip"] = "error"
     """Stop at a bad line, or skip it, count it and list it in the report."""
+    repeat: bool = False
+    """Go over a corpus more than once when it has fewer tokens than its share; else an error."""
     cache_dir: Path | None = None
     """Where tokenized data is kept; by default `cache/` beside the run's stages."""
 

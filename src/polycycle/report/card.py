@@ -1,0 +1,89 @@
+"""The README that goes with the weights."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from polycycle.languages import language_name
+from polycycle.report.verdict import verdict_of
+from polycycle.report.wording import count, decimal, duration, model_title, names, percent
+from polycycle.results import (
+    Measure,
+    RunResult,
+    gain,
+    groups_of,
+    measure_of_run,
+    retention,
+    value_of,
+)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(result: RunResult, *, license: str = "other") -> str:
+    """A model card in Markdown, with the metadata that the Hugging Face hub reads.
+
+    Args:
+        result: the run that made the weights.
+        license: id of the weights' licence; the base's licence binds them, so `other` asks the
+            reader to look there.
+    """
+    verdict = verdict_of(result)
+    # A folder on somebody's disk is no `base_model`: the hub would refuse or mislink it.
+    is_on_hub = bool(_HUB_ID.fullmatch(result.base)) and not Path(result.base).exists()
+    data = ModelCardData(
+        language=list(dict.fromkeys(tag.split("-")[0] for tag in result.languages.all)),
+        license=license,
+        base_model=result.base if is_on_hub else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["polycycle", "mixture-of-experts", "multilingual", result.method.lower()],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(Path(__file__).with_name("card.md")),
+        title=result.name,
+        verdict=f"**{verdict.title}.** {verdict.sentence}",
+        base=result.base if is_on_hub else Path(result.base).name,
+        method=result.method,
+        base_hash=result.final.base_hash,
+        expanded=names(result.languages.all_expanded),
+        table=_table(result, measure_of_run(result)),
+        parameters_total=count(result.final.parameters_total),
+        parameters_active=count(result.final.parameters_active),
+        training=_training(result),
+        license_note="The base model's licence applies to these weights."
+        if license == "other"
+        else "",
+    )
+    return str(card)
+
+
+def _table(result: RunResult, by: Measure) -> str:
+    """A Markdown table of all languages: every model, and what was gained or kept."""
+    models = [model.name for model in result.models]
+    unit = "% correct" if by == "accuracy" else "bits/byte"
+    headings = ["Language", *(f"{model_title(model)} ({unit})" for model in models)]
+    headings += ["Gained (points)" if by == "accuracy" else "Saved (bits/byte)", "Kept"]
+    lines = [" | ".join(headings), " | ".join(["---", *["---:"] * (len(headings) - 1)])]
+    for group in groups_of(result):
+        for tag in group.languages:
+            values = [value_of(result, model, tag, by=by) for model in models]
+            cells = [percent(v) if by == "accuracy" else decimal(v, 3) for v in values]
+            gained = gain(result, models[-1], tag, by=by)
+            kept = retention(result, models[-1], tag, by=by)
+            cells.append(decimal(gained, 1 if by == "accuracy" else 3, sign=True))
+            cells.append("" if group.is_expanded else percent(kept))
+            lines.append(" | ".join([f"{language_name(tag)} ({tag}, {group.title})", *cells]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _training(result: RunResult) -> str:
+    """One line per stage that trained something."""
+    return "\n".join(
+        f"- {cost.stage}: {count(cost.tokens)} tokens in {count(cost.steps)} steps, "
+        f"{count(cost.parameters_trainable)} trainable parameters, {duration(cost.seconds)}"
+        for cost in result.costs
+        if cost.tokens
+    )

@@ -1,0 +1,288 @@
+"""The report's plots: which numbers of a result go into which chart."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from polycycle.languages import language_name
+from polycycle.report.lines import Line, line_chart
+from polycycle.report.marks import Block, Row, dumbbells, heat_map, stacked_shares
+from polycycle.report.wording import decimal, model_title, percent
+from polycycle.results import (
+    CurvePoint,
+    Group,
+    Measure,
+    ModelScores,
+    RunResult,
+    StageCurves,
+    average,
+    gain,
+    groups_of,
+    retention,
+    value_of,
+)
+
+COLORS = {"original": "original", "unseen_original": "unseen"}
+"""Colour class of a group; all others are `expanded`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A plot with its words."""
+
+    title: str
+    """What is shown, with its unit."""
+    note: str
+    """How to read it."""
+    plot: Markup
+
+
+def before_and_after(result: RunResult) -> list[Figure]:
+    """Accuracy where there are questions, and bits per byte: base to final, per language."""
+    titles: dict[Measure, tuple[str, str]] = {
+        "accuracy": ("Questions answered correctly, %", "Further right is better."),
+        "bits_per_byte": ("Bits per byte of held-out text", "Further left is better."),
+    }
+    figures = []
+    for by, (title, note) in titles.items():
+        values = [
+            value
+            for model in result.models
+            for scores in model.scores.values()
+            if (value := getattr(scores, by)) is not None
+        ]
+        if values:
+            note += " At the right: gain of expanded languages, share kept of original ones."
+            plot = _dumbbells(result, by, max(values), title)
+            figures.append(Figure(title=title, note=note, plot=plot))
+    return figures
+
+
+def _dumbbells(result: RunResult, by: Measure, highest: float, label: str) -> Markup:
+    factor = 100.0 if by == "accuracy" else 1.0
+    models = [model.name for model in result.models]
+
+    def row(language: str, group: Group) -> Row:
+        values = [value_of(result, model, language, by=by) for model in models]
+        if group.is_expanded:
+            change = gain(result, models[-1], language, by=by)
+            note = decimal(change, 1, sign=True) + " pts" if by == "accuracy" else _saved(change)
+        else:
+            note = percent(retention(result, models[-1], language, by=by))
+        return Row(
+            label=language_name(language),
+            values=tuple(None if value is None else factor * value for value in values),
+            note=note,
+        )
+
+    blocks = [
+        Block(
+            title=group.title,
+            css=COLORS.get(group.key, "expanded"),
+            rows=tuple(row(language, group) for language in group.languages),
+        )
+        for group in groups_of(result)
+    ]
+    return dumbbells(
+        blocks,
+        models=[model_title(model) for model in models],
+        highest=100.0 if by == "accuracy" else highest * 1.04,
+        unit="%" if by == "accuracy" else "bits per byte",
+        label=label,
+    )
+
+
+def _saved(bits: float | None) -> str:
+    return decimal(None if bits is None else -bits, 2, sign=True)
+
+
+def curves(result: RunResult) -> list[Figure]:
+    """Losses, held-out text, auxiliary losses and routing over the steps of all stages."""
+    expanded, original = result.languages.all_expanded, result.languages.all_original
+    base = {tag: scores.bits_per_byte for tag, scores in result.models[0].scores.items()}
+    drawn = [
+        _curve(
+            result,
+            "Training loss, expanded languages, nats per token",
+            "Language-modelling loss of each language's own tokens.",
+            _per_language(expanded, _losses),
+        ),
+        _curve(
+            result,
+            "Training loss, original languages, nats per token",
+            "Only stages that replay original text have any.",
+            _per_language(original, _losses),
+        ),
+        _curve(
+            result,
+            "Held-out text, expanded languages, bits per byte",
+            "Measured on text that no training sees; lower is better.",
+            _per_language(expanded, _validation),
+        ),
+        _curve(
+            result,
+            "Held-out text, original languages, change against base in %",
+            "Bits per byte against the dense model: above the line is forgetting.",
+            _per_language([tag for tag in original if tag in base], _forgetting(base)),
+            zero="base",
+        ),
+        _curve(
+            result,
+            "Auxiliary losses, unweighted",
+            "Balance is 1 when all experts are used alike; prior falls as expert 0 takes over "
+            "the original languages.",
+            {
+                "Balance": lambda one: _logged(one, lambda point: point.balance_loss),
+                "Prior": lambda one: _logged(one, lambda point: point.prior_loss),
+                "Router z": lambda one: _logged(one, lambda point: point.z_loss),
+            },
+        ),
+        _curve(
+            result,
+            "Weight on the frozen expert 0, %",
+            "Review is to raise it for original languages and to leave expanded ones alone.",
+            {name: _share_of(name) for name in _routing_groups(result)},
+            y_range=(0.0, 100.0),
+        ),
+        _curve(
+            result,
+            "Evenness of expert usage, %",
+            "Entropy of usage against its maximum: 100% when all experts work alike, 0% when one "
+            "does everything.",
+            {
+                "Mean": lambda one: [(p.step, 100 * p.usage_entropy_mean) for p in one.routing],
+                "Worst layer": lambda one: [
+                    (p.step, 100 * p.usage_entropy_min) for p in one.routing
+                ],
+            },
+            y_range=(0.0, 100.0),
+        ),
+    ]
+    return [figure for figure in drawn if figure]
+
+
+Points = list[tuple[float, float]]
+Reader = Callable[[StageCurves], Points]
+
+
+def _curve(
+    result: RunResult,
+    title: str,
+    note: str,
+    readers: dict[str, Reader],
+    *,
+    y_range: tuple[float, float] | None = None,
+    zero: str | None = None,
+) -> Figure | None:
+    """A line chart of everything that was logged, or None when nothing was."""
+    lines = [
+        Line(label=label, stages=tuple(read(one) for one in result.curves))
+        for label, read in readers.items()
+    ]
+    lines = [one for one in lines if any(one.stages)]
+    if not lines:
+        return None
+    stages = [(one.stage, _last_step(one)) for one in result.curves]
+    plot = line_chart(lines, stages=stages, label=title, y_range=y_range, zero=zero)
+    return Figure(title=title, note=note, plot=plot)
+
+
+def _last_step(one: StageCurves) -> int:
+    steps = [point.step for point in one.training]
+    steps += [point.step for point in one.validations]
+    steps += [point.step for point in one.routing]
+    return max(steps, default=1)
+
+
+def _per_language(
+    languages: Sequence[str], read: Callable[[StageCurves, str], Points]
+) -> dict[str, Reader]:
+    def reader(language: str) -> Reader:
+        return lambda one: read(one, language)
+
+    return {language_name(language): reader(language) for language in languages}
+
+
+def _losses(one: StageCurves, language: str) -> Points:
+    return _logged(one, lambda point: point.lm_loss.get(language))
+
+
+def _validation(one: StageCurves, language: str) -> Points:
+    return [
+        (point.step, point.bits_per_byte[language])
+        for point in one.validations
+        if language in point.bits_per_byte
+    ]
+
+
+def _forgetting(base: dict[str, float]) -> Callable[[StageCurves, str], Points]:
+    def read(one: StageCurves, language: str) -> Points:
+        return [
+            (step, 100 * (bits / base[language] - 1)) for step, bits in _validation(one, language)
+        ]
+
+    return read
+
+
+def _logged(one: StageCurves, read: Callable[[CurvePoint], float | None]) -> Points:
+    return [(point.step, value) for point in one.training if (value := read(point)) is not None]
+
+
+def _routing_groups(result: RunResult) -> list[str]:
+    names = [name for one in result.curves for point in one.routing for name in point.expert0_share]
+    return list(dict.fromkeys(names))
+
+
+def _share_of(group: str) -> Reader:
+    return lambda one: [
+        (point.step, 100 * point.expert0_share[group])
+        for point in one.routing
+        if group in point.expert0_share
+    ]
+
+
+def expert0_maps(result: RunResult) -> list[Figure]:
+    """Weight on the frozen expert per layer and language, one map per model with experts."""
+    figures = []
+    for model in result.models:
+        if model.routing is None:
+            continue
+        shares = model.routing.expert0_share
+        blocks = [
+            (group.title, {language_name(tag): shares[tag] for tag in known})
+            for group in groups_of(result)
+            if (known := [tag for tag in group.languages if tag in shares])
+        ]
+        title = f"Weight on the frozen expert 0 after {model.name}, %"
+        plot = heat_map(blocks, columns=model.routing.moe_layers, label=title)
+        figures.append(Figure(title=title, note="Darker is more.", plot=plot))
+    return figures
+
+
+def expert_usage(result: RunResult) -> list[Figure]:
+    """How the final model's assignments divide over experts, per layer and language group."""
+    model = result.final
+    if model.routing is None:
+        return []
+    figures = []
+    for group in groups_of(result):
+        usage = _mean_usage(model, group.languages)
+        if usage:
+            title = f"Share of assignments per expert, {group.title.lower()} languages, %"
+            plot = stacked_shares(usage, columns=model.routing.moe_layers, label=title)
+            note = "The frozen expert 0 stands at the bottom, the new experts above it."
+            figures.append(Figure(title=title, note=note, plot=plot))
+    return figures
+
+
+def _mean_usage(model: ModelScores, languages: Sequence[str]) -> list[list[float]]:
+    """Plain mean over languages: one list of shares per layer."""
+    routing = model.routing
+    known = [routing.usage[tag] for tag in languages if tag in routing.usage] if routing else []
+    if not known:
+        return []
+    return [
+        [average(shares) or 0.0 for shares in zip(*layer, strict=True)]
+        for layer in zip(*known, strict=True)
+    ]

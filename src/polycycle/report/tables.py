@@ -1,0 +1,237 @@
+"""The report's tables: every cell a string with its unit in the heading or in itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from polycycle.languages import is_right_to_left, language_name
+from polycycle.report.wording import (
+    MISSING,
+    bytes_size,
+    count,
+    decimal,
+    duration,
+    flops,
+    model_title,
+    own_name,
+    percent,
+)
+from polycycle.results import (
+    Group,
+    LanguageData,
+    LanguageScores,
+    Measure,
+    RunResult,
+    average,
+    average_gain,
+    average_retention,
+    average_value,
+    gain,
+    groups_of,
+    retention,
+    scores_of,
+    value_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """Rows under one heading, and perhaps their average."""
+
+    title: str
+    rows: tuple[tuple[str, ...], ...]
+    average: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Headings as (name, unit), and the rows; the first column names the row."""
+
+    headings: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+
+
+def language_cell(tag: str) -> Markup:
+    """English name, then the language's own name in its own direction, then the tag."""
+    direction = "rtl" if is_right_to_left(tag) else "ltr"
+    own = own_name(tag)
+    name = Markup("<b>{}</b>").format(language_name(tag))
+    if own:
+        name += Markup(' <span class="own" lang="{}" dir="{}">{}</span>').format(
+            tag, direction, own
+        )
+    return name + Markup(" <code>{}</code>").format(tag)
+
+
+def scores_table(result: RunResult, by: Measure) -> Table:
+    """One measure: every model, then what the final one gained and kept; averages per group."""
+    models = [model.name for model in result.models]
+    unit = "%" if by == "accuracy" else "bits/byte"
+    change = ("Change", "points") if by == "accuracy" else ("Saved", "bits/byte")
+    headings = (
+        ("Language", ""),
+        *((model_title(model), unit) for model in models),
+        change,
+        ("Kept", "% of base"),
+    )
+    return Table(
+        headings=headings,
+        sections=tuple(_scores_section(result, group, models, by) for group in groups_of(result)),
+    )
+
+
+def _scores_section(result: RunResult, group: Group, models: Sequence[str], by: Measure) -> Section:
+    final, tags = models[-1], group.languages
+
+    def row(
+        name: str, values: Sequence[float | None], gained: float | None, kept: float | None
+    ) -> tuple[str, ...]:
+        shown = [percent(v) if by == "accuracy" else decimal(v, 3) for v in values]
+        change = decimal(gained, 1 if by == "accuracy" else 3, sign=True)
+        return (name, *shown, change, MISSING if group.is_expanded else percent(kept))
+
+    rows = [
+        row(
+            language_cell(tag),
+            [value_of(result, model, tag, by=by) for model in models],
+            gain(result, final, tag, by=by),
+            retention(result, final, tag, by=by),
+        )
+        for tag in tags
+    ]
+    mean = row(
+        "Average",
+        [average_value(result, model, tags, by=by) for model in models],
+        average_gain(result, final, tags, by=by),
+        average_retention(result, final, tags, by=by),
+    )
+    return Section(title=group.title, rows=tuple(rows), average=mean if len(rows) > 1 else ())
+
+
+def details_table(result: RunResult) -> Table:
+    """The final model's other numbers, and on how much text all of them were measured."""
+    headings = (
+        ("Language", ""),
+        ("Perplexity", "per token"),
+        ("Distance from base", "nats/token"),
+        ("Weight on expert 0", "%"),
+        ("Questions", ""),
+        ("Documents", ""),
+        ("Tokens", ""),
+        ("Text", "bytes"),
+    )
+    return Table(
+        headings=headings,
+        sections=tuple(_details_section(result, group) for group in groups_of(result)),
+    )
+
+
+def _details_section(result: RunResult, group: Group) -> Section:
+    def row(name: str, one: LanguageScores) -> tuple[str, ...]:
+        return (
+            name,
+            decimal(one.perplexity),
+            decimal(one.kl_from_base, 4),
+            percent(one.expert0_share),
+            count(one.questions),
+            count(one.documents),
+            count(one.tokens),
+            count(one.bytes),
+        )
+
+    found = {tag: scores_of(result, result.final.name, tag) for tag in group.languages}
+    measured = {tag: one for tag, one in found.items() if one is not None}
+    return Section(
+        title=group.title,
+        rows=tuple(row(language_cell(tag), one) for tag, one in measured.items()),
+    )
+
+
+def data_table(result: RunResult) -> Table:
+    """What text went in, and how the tokenizer cuts it."""
+    titles = {"train": "To learn from", "replay": "To review", "valid": "To measure on"}
+    headings = (
+        ("Language", ""),
+        ("Documents", ""),
+        ("Skipped", "documents"),
+        ("Tokens", ""),
+        ("Text", ""),
+        ("Tokens per word", ""),
+        ("Tokens per byte", ""),
+        ("Unknown", "% of tokens"),
+        ("Single bytes", "% of tokens"),
+    )
+    sections = [
+        Section(title=title, rows=tuple(_data_row(one) for one in result.data if one.part == part))
+        for part, title in titles.items()
+    ]
+    return Table(headings=headings, sections=tuple(one for one in sections if one.rows))
+
+
+def _data_row(one: LanguageData) -> tuple[str, ...]:
+    return (
+        language_cell(one.language),
+        count(one.documents),
+        count(one.skipped),
+        count(one.tokens),
+        bytes_size(one.bytes),
+        decimal(one.tokens_per_word),
+        decimal(one.tokens_per_byte, 3),
+        percent(one.unknown_share, 2),
+        percent(one.byte_fallback_share, 2),
+    )
+
+
+def costs_table(result: RunResult) -> Table:
+    """Time, speed and memory of each stage."""
+    headings = (
+        ("Stage", ""),
+        ("Time", ""),
+        ("Tokens", "trained on"),
+        ("Steps", ""),
+        ("Speed", "tokens/s"),
+        ("Peak memory", ""),
+        ("Trainable", "parameters"),
+        ("Computation", "FLOPs, estimate"),
+        ("Resumed", ""),
+    )
+    rows = [
+        (
+            cost.stage,
+            duration(cost.seconds),
+            count(cost.tokens),
+            count(cost.steps),
+            decimal(cost.tokens_per_second, 0) if cost.tokens else MISSING,
+            bytes_size(cost.peak_memory_bytes),
+            count(cost.parameters_trainable),
+            flops(cost.training_flops),
+            "yes" if cost.was_resumed else "no",
+        )
+        for cost in result.costs
+    ]
+    return Table(headings=headings, sections=(Section(title="", rows=tuple(rows)),))
+
+
+def models_table(result: RunResult) -> Table:
+    """What each model is: its size, its place and its hash."""
+    headings = (
+        ("Model", ""),
+        ("Parameters", "in all"),
+        ("Parameters", "active per token"),
+        ("Experts per layer", "average"),
+        ("Content hash", ""),
+        ("Place", ""),
+    )
+    rows = [
+        (
+            model_title(model.name),
+            count(model.parameters_total),
+            count(model.parameters_active),
+            decimal(average(model.routing.num_experts), 1) if model.routing else MISSING,
+            Markup("<code>{}</code>").format(model.content_hash[:12]),
+            Markup("<code>{}</code>").format(model.folder),
+        )
+        for model in result.models
+    ]
+    return Table(headings=headings, sections=(Section(title="", rows=tuple(rows)),))

@@ -1,0 +1,75 @@
+"""The run's result as a table for a terminal of 80 columns."""
+
+from rich.console import Group as Stack
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from polycycle.languages import language_name
+from polycycle.report.verdict import verdict_of
+from polycycle.report.wording import MISSING, decimal, model_title, percent
+from polycycle.results import (
+    Group,
+    Measure,
+    RunResult,
+    average,
+    gain,
+    groups_of,
+    measure_of_run,
+    retention,
+    value_of,
+)
+
+STYLES = {"good": "bold green", "mixed": "bold yellow", "bad": "bold red"}
+
+
+def terminal_table(result: RunResult) -> Stack:
+    """Languages by group against models, what was gained or kept, and the verdict below."""
+    by = measure_of_run(result)
+    what = "questions answered correctly" if by == "accuracy" else "bits per byte, lower is better"
+    table = Table(title=f"{result.name}: {what}", title_style="bold", pad_edge=False)
+    table.add_column("Language", no_wrap=True, overflow="ellipsis", max_width=24)
+    for model in result.models:
+        table.add_column(model_title(model.name), justify="right", no_wrap=True)
+    table.add_column("Gained", justify="right", no_wrap=True)
+    table.add_column("Kept", justify="right", no_wrap=True)
+    for group in groups_of(result):
+        _add_group(table, result, group, by)
+    verdict = verdict_of(result)
+    sentence = Text.assemble((f"{verdict.title}. ", STYLES[verdict.level]), verdict.sentence)
+    alarms = len(result.alarms)
+    told = f"{alarms} alarm{'s' if alarms > 1 else ''} during training, see the report."
+    return Stack(
+        table,
+        Padding(sentence, (1, 0, 0, 0)),
+        *([Text(told, style="yellow")] if alarms else []),
+    )
+
+
+def _add_group(table: Table, result: RunResult, group: Group, by: Measure) -> None:
+    models = [model.name for model in result.models]
+    table.add_section()
+    columns: list[list[float | None]] = [
+        [value_of(result, model, tag, by=by) for tag in group.languages] for model in models
+    ]
+    columns.append([gain(result, models[-1], tag, by=by) for tag in group.languages])
+    columns.append([retention(result, models[-1], tag, by=by) for tag in group.languages])
+    for place, tag in enumerate(group.languages):
+        cells = [column[place] for column in columns]
+        table.add_row(Text(language_name(tag)), *_cells(cells, group, by))
+    if len(group.languages) > 1:
+        means = [average(column) for column in columns]
+        table.add_row(Text(group.title), *_cells(means, group, by), style="bold")
+
+
+def _cells(values: list[float | None], group: Group, by: Measure) -> list[str]:
+    *scores, gained, kept = values
+    shown = [percent(score) if by == "accuracy" else decimal(score, 3) for score in scores]
+    points = decimal(gained, 1, sign=True) + " pts" if by == "accuracy" else _bits(gained)
+    if group.is_expanded:
+        return [*shown, points, MISSING]
+    return [*shown, MISSING, percent(kept)]
+
+
+def _bits(gained: float | None) -> str:
+    return MISSING if gained is None else decimal(gained, 3, sign=True)

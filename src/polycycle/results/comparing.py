@@ -1,0 +1,133 @@
+"""What was kept and what was gained, read off a result.
+
+A language is measured by its questions where base and model both have an accuracy, else by bits
+per byte; pass `by` to choose. Both numbers grow when the model gets better.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from polycycle.results.schema import LanguageScores, RunResult
+
+Measure = Literal["accuracy", "bits_per_byte"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Languages that belong together in tables and averages."""
+
+    key: str
+    """`original`, `unseen_original`, `expanded`, or `g1`, `g2`, … where there are several."""
+    title: str
+    languages: tuple[str, ...]
+
+    @property
+    def is_expanded(self) -> bool:
+        """Whether these languages were to be learned, not kept."""
+        return self.key not in ("original", "unseen_original")
+
+
+def groups_of(result: RunResult) -> tuple[Group, ...]:
+    """The run's language groups in the order of its report; empty ones are left out."""
+    languages = result.languages
+    several = len(languages.expanded) > 1
+    found = [
+        Group(key="original", title="Original", languages=languages.original),
+        Group(
+            key="unseen_original",
+            title="Original, never replayed",
+            languages=languages.unseen_original,
+        ),
+    ]
+    for number, tags in enumerate(languages.expanded, start=1):
+        found.append(
+            Group(
+                key=f"g{number}" if several else "expanded",
+                title=f"Expanded, group {number}" if several else "Expanded",
+                languages=tags,
+            )
+        )
+    return tuple(group for group in found if group.languages)
+
+
+def scores_of(result: RunResult, model: str, language: str) -> LanguageScores | None:
+    """The scores of one model in one language, or None when it was not measured."""
+    return result.model(model).scores.get(language)
+
+
+def value_of(result: RunResult, model: str, language: str, *, by: Measure) -> float | None:
+    """One model's accuracy (0 to 1) or bits per byte in one language, or None."""
+    found = scores_of(result, model, language)
+    return None if found is None else getattr(found, by)
+
+
+def measure_of(result: RunResult, model: str, language: str) -> Measure:
+    """`accuracy` when base and model both answered questions in this language."""
+    both = (value_of(result, name, language, by="accuracy") for name in ("base", model))
+    return "bits_per_byte" if None in both else "accuracy"
+
+
+def measure_of_run(result: RunResult) -> Measure:
+    """`accuracy` when every model answered questions in every language it was measured in."""
+    accuracies = [found.accuracy for model in result.models for found in model.scores.values()]
+    return "accuracy" if accuracies and None not in accuracies else "bits_per_byte"
+
+
+def retention(
+    result: RunResult, model: str, language: str, *, by: Measure | None = None
+) -> float | None:
+    """What the model kept of the base's ability in a language: 1.0 is all of it.
+
+    Accuracy ÷ base accuracy, or base bits per byte ÷ bits per byte. None when the language was not
+    measured, or when the divisor is zero.
+    """
+    by = by or measure_of(result, model, language)
+    before = value_of(result, "base", language, by=by)
+    after = value_of(result, model, language, by=by)
+    if before is None or after is None:
+        return None
+    kept, of = (after, before) if by == "accuracy" else (before, after)
+    return kept / of if of else None
+
+
+def gain(
+    result: RunResult, model: str, language: str, *, by: Measure | None = None
+) -> float | None:
+    """How much better than the base the model is: percentage points, or bits per byte saved.
+
+    Above zero is better for both measures. None when the language was not measured.
+    """
+    by = by or measure_of(result, model, language)
+    before = value_of(result, "base", language, by=by)
+    after = value_of(result, model, language, by=by)
+    if before is None or after is None:
+        return None
+    return 100 * (after - before) if by == "accuracy" else before - after
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """The plain mean of the values that exist, every language counting the same; None of none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def average_value(
+    result: RunResult, model: str, languages: Iterable[str], *, by: Measure
+) -> float | None:
+    """Mean accuracy (0 to 1) or bits per byte over some languages."""
+    return average(value_of(result, model, language, by=by) for language in languages)
+
+
+def average_retention(
+    result: RunResult, model: str, languages: Iterable[str], *, by: Measure | None = None
+) -> float | None:
+    """Mean of the languages' retentions."""
+    return average(retention(result, model, language, by=by) for language in languages)
+
+
+def average_gain(
+    result: RunResult, model: str, languages: Iterable[str], *, by: Measure
+) -> float | None:
+    """Mean of the languages' gains, in the unit of `by`."""
+    return average(gain(result, model, language, by=by) for language in languages)

@@ -1,0 +1,320 @@
+"""What a run found, as frozen pydantic models: the one file that reports and comparisons read.
+
+Units are in the names; where a name has none the docstring says it. Shares and accuracies run from
+0 to 1, losses are in nats per token. Not-a-number and infinity survive the trip through JSON.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from polycycle.languages import LanguageGroups
+
+SCHEMA_VERSION: Literal[1] = 1
+"""Raised by hand whenever an older reader would misread a result."""
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0 + 1e-6)]
+"""0 to 1; sums of float32 shares may end a hair above one."""
+
+
+class Part(BaseModel):
+    """A part of a result: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
+
+
+class LanguageScores(Part):
+    """How well one model does in one language, on held-out text and on questions."""
+
+    language: str
+    """BCP-47 tag."""
+    group: Count
+    """0 for an original language, g for a language of expanded group Gg."""
+    is_unseen_original: bool = False
+    """Original, but in no training text: it shows whether retention generalises."""
+    bits_per_byte: float
+    """Bits that the model needs per UTF-8 byte; lower is better, and tokenizers compare."""
+    perplexity: float
+    """Per token."""
+    documents: Count
+    """Held-out documents measured."""
+    tokens: Count
+    """Tokens predicted."""
+    bytes: Count
+    """UTF-8 bytes of the measured text."""
+    accuracy: Share | None = None
+    """Share of multiple-choice questions answered rightly; None without questions."""
+    questions: Count | None = None
+    """How many questions that is a share of."""
+    kl_from_base: float | None = None
+    """KL(base ‖ model) in nats per token; None for the base itself."""
+    expert0_share: Share | None = None
+    """Share of the assignments' weight that went to the frozen expert; None for a dense model."""
+
+
+class RoutingTable(Part):
+    """Where each language's tokens went, per MoE layer. All lists run over `moe_layers`."""
+
+    num_experts: tuple[Annotated[int, Field(ge=1)], ...]
+    """Experts of each MoE layer, the frozen one included."""
+    moe_layers: tuple[Count, ...]
+    """Indices of the MoE layers in the model."""
+    expert0_share: dict[str, tuple[Share, ...]]
+    """Per language: the frozen expert's share of the assignments' weight, in each MoE layer."""
+    usage: dict[str, tuple[tuple[Share, ...], ...]]
+    """Per language: each expert's share of the assignments, in each MoE layer."""
+
+    @model_validator(mode="after")
+    def _lists_run_over_moe_layers(self) -> Self:
+        layers = len(self.moe_layers)
+        if len(self.num_experts) != layers:
+            raise ValueError(f"num_experts has {len(self.num_experts)} layers, expected {layers}")
+        for language, shares in self.expert0_share.items():
+            if len(shares) != layers:
+                raise ValueError(
+                    f"expert0_share[{language}] has {len(shares)} layers, expected {layers}"
+                )
+        for language, usage in self.usage.items():
+            widths = tuple(len(experts) for experts in usage)
+            if widths != self.num_experts:
+                raise ValueError(
+                    f"usage[{language}] has {widths} experts, expected {self.num_experts}"
+                )
+        return self
+
+
+class ModelScores(Part):
+    """One model of the run: what it is, and how it does in every language."""
+
+    name: str
+    """`base`, `post-pretrain` or `review`."""
+    folder: str
+    """Where its weights lie: a folder, or the hub id of the base."""
+    content_hash: str
+    """Hash over all of its tensors."""
+    base_hash: str
+    """Content hash of the dense model inside it; the base's own hash for the base."""
+    parameters_total: Count
+    """All parameters."""
+    parameters_active: Count
+    """Parameters that one token passes through."""
+    scores: dict[str, LanguageScores]
+    """One entry per measured language."""
+    routing: RoutingTable | None = None
+    """None for a dense model."""
+
+
+class CurvePoint(Part):
+    """One logged line of training."""
+
+    step: Count
+    """Optimizer steps done."""
+    tokens: Count
+    """Tokens seen so far in this stage."""
+    seconds: float
+    """Wall-clock time since the stage began, pauses between resumes left out."""
+    learning_rate: float
+    """At this step."""
+    loss: float
+    """The total that was minimised."""
+    lm_loss: dict[str, float] = {}
+    """Language-modelling loss per language, for the languages in these batches."""
+    balance_loss: float | None = None
+    """Unweighted load-balancing loss; 1 at balance."""
+    prior_loss: float | None = None
+    """Unweighted language-priors loss."""
+    z_loss: float | None = None
+    """Unweighted router z-loss."""
+
+
+class ValidationPoint(Part):
+    """Held-out text, measured in the middle of training."""
+
+    step: Count
+    """Optimizer steps done."""
+    bits_per_byte: dict[str, float]
+    """Per language."""
+
+
+class RoutingPoint(Part):
+    """The routers, watched in the middle of training."""
+
+    step: Count
+    """Optimizer steps done."""
+    expert0_share: dict[str, Share]
+    """Frozen expert's share of the assignments' weight, per language group (`original`, …)."""
+    usage_entropy_min: float
+    """Entropy of expert usage over ln(experts), 0 to 1, of the least balanced layer."""
+    usage_entropy_mean: float
+    """The same, averaged over layers."""
+
+
+class StageCurves(Part):
+    """What one training stage logged."""
+
+    stage: str
+    """`post-pretrain` or `review`."""
+    training: tuple[CurvePoint, ...] = ()
+    """In order of steps."""
+    validations: tuple[ValidationPoint, ...] = ()
+    """In order of steps."""
+    routing: tuple[RoutingPoint, ...] = ()
+    """In order of steps."""
+
+
+class Alarm(Part):
+    """Something that a person should look at."""
+
+    stage: str
+    """Where it was raised."""
+    kind: Literal["forgetting", "plateau", "collapse"]
+    """Original languages got worse; expanded ones stopped getting better; routing is lopsided."""
+    step: Count
+    """When it was raised."""
+    message: str
+    """What was seen, what was expected, and what to try."""
+
+
+class LanguageData(Part):
+    """The text of one language in one part of the run."""
+
+    language: str
+    """BCP-47 tag."""
+    part: Literal["train", "valid", "replay"]
+    """Text to learn from, to measure on, or to review."""
+    documents: Count
+    """Documents used."""
+    tokens: Count
+    """Tokens used."""
+    bytes: Count
+    """UTF-8 bytes used."""
+    words: Count
+    """Words as the data room counts them (characters, where a script writes no spaces)."""
+    tokens_per_word: float
+    """Fertility: how finely the tokenizer cuts this language."""
+    tokens_per_byte: float
+    """The same per UTF-8 byte, which compares across scripts."""
+    unknown_share: Share
+    """Share of tokens that are the unknown token."""
+    byte_fallback_share: Share
+    """Share of tokens that stand for a single raw byte."""
+    skipped: Count = 0
+    """Documents left out as bad."""
+    skipped_examples: tuple[tuple[str, str], ...] = ()
+    """The first of them: where it stands, and why it was left out."""
+    warning: str | None = None
+    """What a person should know before trusting this language's numbers."""
+
+
+class StageCost(Part):
+    """What one stage took."""
+
+    stage: str
+    """Its name."""
+    seconds: float
+    """Wall-clock time."""
+    tokens: Count
+    """Tokens trained on; 0 for a stage that trains nothing."""
+    steps: Count
+    """Optimizer steps."""
+    tokens_per_second: float
+    """Over the whole stage."""
+    peak_memory_bytes: Count
+    """Of the GPU where there is one, else of the process."""
+    parameters_trainable: Count
+    """Parameters that had gradients."""
+    was_resumed: bool
+    """Whether it was interrupted and picked up again."""
+    training_flops: float | None = None
+    """Estimate of the floating-point operations spent in training."""
+
+
+class Environment(Part):
+    """Where and with what the run was made."""
+
+    polycycle: str
+    """Version."""
+    torch: str
+    """Version."""
+    transformers: str
+    """Version."""
+    python: str
+    """Version."""
+    platform: str
+    """Operating system and architecture."""
+    processor: str
+    """Name of the CPU."""
+    cpu_cores: Count
+    """Cores that the process may use."""
+    threads: Count
+    """Threads that torch uses."""
+    gpu: str | None = None
+    """Name and number of the GPUs."""
+    memory_bytes: Count
+    """Main memory of the machine."""
+    dtype: str
+    """Precision of training."""
+    commit: str | None = None
+    """Git commit of the code, when it runs from a checkout."""
+    date: str
+    """When the result was written, ISO 8601."""
+
+
+class RunResult(Part):
+    """Everything that a run found, in one place."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this layout."""
+    name: str
+    """The recipe's name."""
+    method: str = "MoE-LPR"
+    """The method that the recipe follows."""
+    recipe: dict[str, Any]
+    """The resolved recipe, defaults filled in."""
+    languages: LanguageGroups
+    """Original, unseen original and expanded languages."""
+    seed: int
+    """Seed of data order and initialisation."""
+    base: str
+    """The dense model: hub id or folder."""
+    models: tuple[ModelScores, ...]
+    """In the order they were made; `base` first."""
+    curves: tuple[StageCurves, ...] = ()
+    """One per training stage, in order."""
+    alarms: tuple[Alarm, ...] = ()
+    """In the order they were raised."""
+    data: tuple[LanguageData, ...] = ()
+    """One per language and part."""
+    costs: tuple[StageCost, ...] = ()
+    """One per stage, in order."""
+    environment: Environment
+    """Versions and machine."""
+
+    @model_validator(mode="after")
+    def _begins_with_the_base(self) -> Self:
+        names = [model.name for model in self.models]
+        if not names or names[0] != "base":
+            raise ValueError(f"models must begin with 'base', got {names}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"models: {', '.join(repeated)} stand here more than once")
+        return self
+
+    def model(self, name: str) -> ModelScores:
+        """The model of that name.
+
+        Raises:
+            KeyError: the run has no such model.
+        """
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(f"no model {name!r}; there are {', '.join(m.name for m in self.models)}")
+
+    @property
+    def final(self) -> ModelScores:
+        """The last model made: what the run hands over."""
+        return self.models[-1]
