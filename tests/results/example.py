@@ -222,7 +222,7 @@ def _text(language: str, part: Any, documents: int) -> LanguageData:
         ("arabic.jsonl:20411", "the text is empty"),
         ("arabic.jsonl:33871", "no key 'text'; found 'نص', 'id'"),
     )
-    rare = "52 % of the tokens are single bytes: the tokenizer knows few words of this language."
+    rare = "52% of the tokens are single bytes: the tokenizer knows few words of this language."
     return LanguageData(
         language=language,
         part=part,

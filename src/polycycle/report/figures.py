@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from markupsafe import Markup
 
 from polycycle.languages import language_name
 from polycycle.report.lines import Line, line_chart
 from polycycle.report.marks import Block, Row, dumbbells, heat_map, stacked_shares
-from polycycle.report.wording import decimal, model_title, percent
+from polycycle.report.wording import MISSING, decimal, model_title, percent
 from polycycle.results import (
     CurvePoint,
     Group,
@@ -50,7 +51,7 @@ def before_and_after(result: RunResult) -> list[Figure]:
             value
             for model in result.models
             for scores in model.scores.values()
-            if (value := getattr(scores, by)) is not None
+            if (value := getattr(scores, by)) is not None and isfinite(value)
         ]
         if values:
             note += " At the right: gain of expanded languages, share kept of original ones."
@@ -72,7 +73,9 @@ def _dumbbells(result: RunResult, by: Measure, highest: float, label: str) -> Ma
             note = percent(retention(result, models[-1], language, by=by))
         return Row(
             label=language_name(language),
-            values=tuple(None if value is None else factor * value for value in values),
+            values=tuple(
+                None if value is None or not isfinite(value) else factor * value for value in values
+            ),
             note=note,
         )
 
@@ -94,7 +97,7 @@ def _dumbbells(result: RunResult, by: Measure, highest: float, label: str) -> Ma
 
 
 def _saved(bits: float | None) -> str:
-    return decimal(None if bits is None else -bits, 2, sign=True)
+    return MISSING if bits is None else decimal(bits) + " saved"
 
 
 def curves(result: RunResult) -> list[Figure]:
@@ -142,7 +145,7 @@ def curves(result: RunResult) -> list[Figure]:
             result,
             "Weight on the frozen expert 0, %",
             "Review is to raise it for original languages and to leave expanded ones alone.",
-            {name: _share_of(name) for name in _routing_groups(result)},
+            {_words(name): _share_of(name) for name in _routing_groups(result)},
             y_range=(0.0, 100.0),
         ),
         _curve(
@@ -234,6 +237,10 @@ def _routing_groups(result: RunResult) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _words(group: str) -> str:
+    return model_title(group.replace("_", " "))
+
+
 def _share_of(group: str) -> Reader:
     return lambda one: [
         (point.step, 100 * point.expert0_share[group])
@@ -256,7 +263,7 @@ def expert0_maps(result: RunResult) -> list[Figure]:
         ]
         title = f"Weight on the frozen expert 0 after {model.name}, %"
         plot = heat_map(blocks, columns=model.routing.moe_layers, label=title)
-        figures.append(Figure(title=title, note="Darker is more.", plot=plot))
+        figures.append(Figure(title=title, note="A stronger colour is more.", plot=plot))
     return figures
 
 
@@ -269,7 +276,7 @@ def expert_usage(result: RunResult) -> list[Figure]:
     for group in groups_of(result):
         usage = _mean_usage(model, group.languages)
         if usage:
-            title = f"Share of assignments per expert, {group.title.lower()} languages, %"
+            title = f"{group.title}: expert usage, % of assignments"
             plot = stacked_shares(usage, columns=model.routing.moe_layers, label=title)
             note = "The frozen expert 0 stands at the bottom, the new experts above it."
             figures.append(Figure(title=title, note=note, plot=plot))

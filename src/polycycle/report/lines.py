@@ -18,13 +18,16 @@ from polycycle.report.svg import (
     ticks,
 )
 
-HEIGHT = 250.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 92.0, 24.0, 34.0
+LOWEST = 216.0
+"""Height of the x axis; further down where more lines need room for their names."""
+LEFT, RIGHT, TOP = 46.0, 92.0, 24.0
 NARROWEST = 0.24
 """Of the plot's width, for a stage much shorter than the others: it stays readable."""
 MOST_POINTS = 160
 """Per line and stage; more are averaged, for they would only fatten the page."""
 NUM_COLORS = 8
+GAP = 14.0
+"""Between the names at the right."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -65,18 +68,19 @@ def line_chart(
     """
     lines = [Line(label=one.label, stages=tuple(map(_finite, one.stages))) for one in lines]
     values = [y for one in lines for points in one.stages for _, y in points]
-    low, high = y_range or _padded(values + ([0.0] if zero else []))
-    y = Scale(low, high, HEIGHT - BOTTOM, TOP)
+    low, high = y_range or _padded(values, with_zero=bool(zero))
+    bottom = max(LOWEST, TOP + GAP * len(lines))
+    y = Scale(low, high, bottom, TOP)
     stretches = _stretches(stages)
-    parts = [_grid(y), *(_stretch(one, is_first=i == 0) for i, one in enumerate(stretches))]
+    parts = [_grid(y), *(_stretch(one, bottom, is_first=i == 0) for i, one in enumerate(stretches))]
     if zero:
         parts.append(line(LEFT, y(0), WIDTH - RIGHT, y(0), class_="zero"))
-        parts.append(text(WIDTH - RIGHT - 4, y(0) - 4, zero, class_="tick", anchor="end"))
+        parts.append(text(LEFT + 4, y(0) + 13, zero, class_="tick"))
     parts += [_path(one, number, stretches, y) for number, one in enumerate(lines)]
     parts.append(_labels(lines, y))
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(text(middle, HEIGHT - 3, "optimizer step", class_="tick", anchor="middle"))
-    return drawing(HEIGHT, *parts, label=label)
+    parts.append(text(middle, bottom + 31, "optimizer step", class_="tick", anchor="middle"))
+    return drawing(bottom + 34, *parts, label=label)
 
 
 def _finite(points: Points) -> Points:
@@ -92,10 +96,12 @@ def _finite(points: Points) -> Points:
     ]
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
+def _padded(values: Sequence[float], *, with_zero: bool) -> tuple[float, float]:
+    """The values' range and a little more; below zero there is room for the line's name."""
+    values = [*values, 0.0] if with_zero else values
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     pad = (high - low) * 0.06 or 0.5
-    return low - pad, high + pad
+    return low - pad * (2 if with_zero else 1), high + pad
 
 
 def _stretches(stages: Sequence[tuple[str, int]]) -> list[Stretch]:
@@ -118,19 +124,15 @@ def _grid(y: Scale) -> Markup:
     return Markup("").join(parts)
 
 
-def _stretch(stretch: Stretch, *, is_first: bool) -> Markup:
+def _stretch(stretch: Stretch, bottom: float, *, is_first: bool) -> Markup:
     x = stretch.scale
     parts = [text(x.start + 4, 13, stretch.stage, class_="stage")]
     if not is_first:
-        parts.append(line(x.start, 3, x.start, HEIGHT - BOTTOM, class_="boundary"))
-    places = ticks(0, x.high, about=max(1, round((x.end - x.start) / 55)))
-    # The next stage starts where this one ends: only one of the two numbers fits there.
+        parts.append(line(x.start, 3, x.start, bottom, class_="boundary"))
+    places = ticks(0, x.high, about=max(2, round((x.end - x.start) / 55)))
+    # A stage starts where the one before it ended: only one of the two numbers fits there.
     for value in places if is_first else places[1:]:
-        if is_first and x.end - x(value) < 14 and x.end < WIDTH - RIGHT - 1:
-            continue
-        parts.append(
-            text(x(value), HEIGHT - BOTTOM + 15, tick_label(value), class_="tick", anchor="middle")
-        )
+        parts.append(text(x(value), bottom + 15, tick_label(value), class_="tick", anchor="middle"))
     return Markup("").join(parts)
 
 
@@ -151,7 +153,7 @@ def _labels(lines: Sequence[Line], y: Scale) -> Markup:
         for number, one in enumerate(lines)
         if any(one.stages)
     ]
-    places = apart([y(end) for _, _, end in ends], gap=14, low=TOP, high=HEIGHT - BOTTOM)
+    places = apart([y(end) for _, _, end in ends], gap=GAP, low=TOP, high=y.start)
     x = WIDTH - RIGHT + 10
     return Markup("").join(
         element("circle", cx=x, cy=place, r=3.5, class_=f"dot c{number % NUM_COLORS}")

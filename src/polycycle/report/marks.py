@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from markupsafe import Markup
 
@@ -71,7 +72,7 @@ def _dumbbell(
     parts = [
         element("title", tip),
         text(LEFT - 10, y + 4, row.label, anchor="end"),
-        text(WIDTH, y + 4, row.note, class_="note", anchor="end"),
+        text(WIDTH, y + 4, row.note, class_="outcome", anchor="end"),
     ]
     if known:
         parts.append(line(x(known[0][1]), y, x(known[-1][1]), y, class_="stem"))
@@ -82,11 +83,11 @@ def _dumbbell(
 
 
 def mark(kind: str, x: float, y: float) -> Markup:
-    """A `ring`, `diamond` or `disc` centred on a point."""
+    """A `ring`, `diamond` or `disc` centred on a point; a disc fits into a ring."""
     if kind == "diamond":
         points = f"{x - 4.5:.1f},{y:.1f} {x:.1f},{y - 4.5:.1f} {x + 4.5:.1f},{y:.1f}"
         return element("polygon", points=f"{points} {x:.1f},{y + 4.5:.1f}", class_="diamond")
-    return element("circle", cx=x, cy=y, r=5 if kind == "disc" else 4.2, class_=kind)
+    return element("circle", cx=x, cy=y, r=3.6 if kind == "disc" else 5.6, class_=kind)
 
 
 def heat_map(
@@ -123,7 +124,7 @@ def _cell(x: float, y: float, width: float, share: float, tip: str) -> Markup:
         element("rect", **box, class_="filled", fill_opacity=max(0.0, min(1.0, share))),
     ]
     if width >= 26:
-        class_ = "on" if share > 0.55 else "off"
+        class_ = "on" if share > 0.65 else "off"
         parts.append(
             text(x + width / 2 - 0.75, y + 14, f"{100 * share:.0f}", class_=class_, anchor="middle")
         )
@@ -158,13 +159,13 @@ def stacked_shares(
                 )
             )
             below += share
-    parts.append(_layer_axis(columns, bottom + 16, width))
+    parts.append(_layer_axis(columns, bottom + 22, width))
     return drawing(bottom + 36, *parts, label=label)
 
 
 def _layer_axis(columns: Sequence[int], y: float, width: float) -> Markup:
     """Numbers of the layers, as many as fit, and the word."""
-    every = max(1, round(22 / width))
+    every = ceil(26 / width)
     numbers = [
         text(LEFT + (place + 0.5) * width, y, str(layer), class_="tick", anchor="middle")
         for place, layer in enumerate(columns)

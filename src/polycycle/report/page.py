@@ -69,7 +69,8 @@ def page(result: RunResult) -> str:
 def _tiles(result: RunResult) -> Iterator[tuple[str, str, str]]:
     """The few largest numbers: (what, number, in other words)."""
     by, final = measure_of_run(result), result.final.name
-    for group in groups_of(result):
+    # What was to be learned stands first; the groups stay in order otherwise.
+    for group in sorted(groups_of(result), key=lambda group: not group.is_expanded):
         if group.is_expanded:
             gained = average_gain(result, final, group.languages, by=by)
             before, after = (
@@ -84,16 +85,17 @@ def _tiles(result: RunResult) -> Iterator[tuple[str, str, str]]:
         else:
             kept = average_retention(result, final, group.languages, by=by)
             yield f"{group.title}: kept", percent(kept), names(group.languages)
-    tokens = sum(cost.tokens for cost in result.costs)
-    time = duration(sum(cost.seconds for cost in result.costs))
-    yield "It took", time, f"{short_count(tokens)} tokens of training"
+    if result.costs:
+        tokens = sum(cost.tokens for cost in result.costs)
+        time = duration(sum(cost.seconds for cost in result.costs))
+        yield "It took", time, f"{short_count(tokens)} tokens of training"
 
 
 def _asked(result: RunResult) -> Iterator[tuple[str, str]]:
     """What the run was told, in a few lines."""
     yield "Base model", result.base
     for group in groups_of(result):
-        yield f"{group.title} languages", ", ".join(map(language_name, group.languages))
+        yield f"Languages, {group.title.lower()}", ", ".join(map(language_name, group.languages))
     routing = result.final.routing
     experts = result.recipe.get("experts", {})
     if routing:
@@ -101,11 +103,9 @@ def _asked(result: RunResult) -> Iterator[tuple[str, str]]:
         among = "–".join(str(number) for number in dict.fromkeys((per_layer[0], per_layer[-1])))
         top_k = f", {experts['top_k']} per token" if "top_k" in experts else ""
         yield "Experts", f"{among} in each of {len(routing.moe_layers)} layers{top_k}"
-    yield (
-        "Budget",
-        " + ".join(f"{count(cost.tokens)} ({cost.stage})" for cost in result.costs if cost.tokens)
-        + " tokens",
-    )
+    spent = [f"{count(cost.tokens)} in {cost.stage}" for cost in result.costs if cost.tokens]
+    if spent:
+        yield "Tokens", ", ".join(spent)
     yield "Seed", str(result.seed)
 
 

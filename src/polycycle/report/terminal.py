@@ -1,5 +1,6 @@
 """The run's result as a table for a terminal of 80 columns."""
 
+from rich.box import SIMPLE_HEAVY
 from rich.console import Group as Stack
 from rich.padding import Padding
 from rich.table import Table
@@ -27,7 +28,7 @@ def terminal_table(result: RunResult) -> Stack:
     """Languages by group against models, what was gained or kept, and the verdict below."""
     by = measure_of_run(result)
     what = "questions answered correctly" if by == "accuracy" else "bits per byte, lower is better"
-    table = Table(title=f"{result.name}: {what}", title_style="bold", pad_edge=False)
+    table = Table(title=Text(f"{result.name}: {what}"), title_style="bold", box=SIMPLE_HEAVY)
     table.add_column("Language", no_wrap=True, overflow="ellipsis", max_width=24)
     for model in result.models:
         table.add_column(model_title(model.name), justify="right", no_wrap=True)

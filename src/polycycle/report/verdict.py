@@ -69,12 +69,14 @@ def _gained(result: RunResult, by: Measure) -> str:
 
 def _kept(result: RunResult, by: Measure) -> str:
     parts = [_kept_by(result, group, by) for group in groups_of(result) if not group.is_expanded]
-    return " and ".join(parts)
+    return "; ".join(parts)
 
 
 def _kept_by(result: RunResult, group: Group, by: Measure) -> str:
     kept = average_retention(result, result.final.name, group.languages, by=by)
-    never = "the never-replayed " if group.key == "unseen_original" else ""
+    who = names(group.languages)
+    if group.key == "unseen_original":
+        who += ", which no training replayed,"
     if kept is None:
-        return f"{never}{names(group.languages)} were not measured"
-    return f"{never}{names(group.languages)} kept {percent(kept)} of what they had"
+        return f"{who} were not measured"
+    return f"{who} kept {percent(kept)} of what they had"

@@ -67,7 +67,9 @@ def decimal(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share of 0 to 1 as `71.3%`."""
-    return MISSING if share is None else decimal(100 * share, digits) + "%"
+    if share is None or not math.isfinite(share):
+        return decimal(share)
+    return decimal(100 * share, digits) + "%"
 
 
 def count(value: int | None) -> str:
@@ -95,7 +97,7 @@ def bytes_size(value: int) -> str:
 
 def duration(seconds: float) -> str:
     """`43 min 38 s`: the two largest units that matter."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:

@@ -34,11 +34,7 @@ def groups_of(result: RunResult) -> tuple[Group, ...]:
     several = len(languages.expanded) > 1
     found = [
         Group(key="original", title="Original", languages=languages.original),
-        Group(
-            key="unseen_original",
-            title="Original, never replayed",
-            languages=languages.unseen_original,
-        ),
+        Group(key="unseen_original", title="Unseen original", languages=languages.unseen_original),
     ]
     for number, tags in enumerate(languages.expanded, start=1):
         found.append(

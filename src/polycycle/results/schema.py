@@ -58,7 +58,7 @@ class LanguageScores(Part):
 class RoutingTable(Part):
     """Where each language's tokens went, per MoE layer. All lists run over `moe_layers`."""
 
-    num_experts: tuple[Annotated[int, Field(ge=1)], ...]
+    num_experts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     """Experts of each MoE layer, the frozen one included."""
     moe_layers: tuple[Count, ...]
     """Indices of the MoE layers in the model."""

@@ -1,0 +1,165 @@
+"""The page: everything is in it, nothing outside is asked for, nothing in it is trusted."""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from polycycle.languages import LanguageGroups
+from polycycle.report import write_report
+from polycycle.report.page import page
+from polycycle.report.wording import count, decimal, duration, percent
+from polycycle.results import load_result
+from tests.results.example import example_result
+
+CASES = {
+    "everything": {},
+    "no questions": {"with_questions": False},
+    "no review": {"with_review": False},
+    "no routing": {"with_routing": False},
+    "next to nothing": {
+        "with_questions": False,
+        "with_review": False,
+        "with_routing": False,
+        "curves": (),
+        "alarms": (),
+        "data": (),
+        "costs": (),
+    },
+}
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class _Checked(HTMLParser):
+    """Fails on a tag that is not closed, and collects attributes and text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.attributes, self.words = [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
+def test_the_page_is_whole_and_asks_for_nothing_outside(parts):
+    html = page(example_result(**parts))
+    checked = _Checked(html)
+    links = [value for _, key, value in checked.attributes if key in ("src", "href", "xlink:href")]
+    assert links
+    ids = {value for _, key, value in checked.attributes if key == "id"}
+    assert {link.removeprefix("#") for link in links} <= ids
+    assert not re.search(r"https?://|url\(|@import|<script|<link|<img|<iframe", html)
+    assert " nan" not in html
+    assert "None" not in checked.text.replace("None: no forgetting", "")
+
+
+@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
+def test_every_plot_is_well_formed_and_says_what_it_is(parts):
+    plots = re.findall(r"<svg.*?</svg>", page(example_result(**parts)), flags=re.DOTALL)
+    assert plots
+    for plot in plots:
+        ElementTree.fromstring(plot)
+        assert "aria-label=" in plot or 'viewBox="0 0 12 12"' in plot
+
+
+def test_every_number_of_the_result_stands_on_the_page():
+    result = example_result()
+    text = _Checked(page(result)).text
+    for model in result.models:
+        assert count(model.parameters_total) in text
+        assert count(model.parameters_active) in text
+        for scores in model.scores.values():
+            assert percent(scores.accuracy) in text
+            assert decimal(scores.bits_per_byte, 3) in text
+    for scores in result.final.scores.values():
+        assert decimal(scores.kl_from_base, 4) in text
+        assert percent(scores.expert0_share) in text
+        assert decimal(scores.perplexity) in text
+        assert count(scores.tokens) in text
+    for one in result.data:
+        assert count(one.tokens) in text
+        assert decimal(one.tokens_per_word) in text
+        assert all(where in text and why in text for where, why in one.skipped_examples)
+        assert one.warning is None or one.warning in text
+    for cost in result.costs:
+        assert duration(cost.seconds) in text
+        assert count(cost.parameters_trainable) in text
+    assert all(alarm.message in text for alarm in result.alarms)
+    assert result.environment.torch in text
+    assert "learning_rate: 5.0e-05" in text
+
+
+def test_html_in_names_is_shown_not_obeyed():
+    evil = "<script>alert(1)</script>"
+    models = list(example_result().models)
+    models[-1] = models[-1].model_copy(update={"folder": f"runs/{evil}"})
+    alarm = example_result().alarms[0].model_copy(update={"message": evil})
+    data = example_result().data[3].model_copy(update={"skipped_examples": ((evil, evil),)})
+    html = page(
+        example_result(
+            name=evil,
+            base=evil,
+            models=tuple(models),
+            alarms=(alarm,),
+            data=(data,),
+            recipe={"name": evil},
+        )
+    )
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 6
+
+
+def test_language_text_runs_in_its_own_direction():
+    html = page(example_result())
+    assert '<span class="own" lang="ar" dir="rtl">العربية</span>' in html
+    assert '<span class="own" lang="el" dir="ltr">Ελληνικά</span>' in html
+
+
+def test_a_diverged_run_still_has_a_page():
+    result = example_result()
+    scores = dict(result.final.scores)
+    worst = {"bits_per_byte": math.inf, "perplexity": math.inf, "kl_from_base": math.nan}
+    scores["el"] = scores["el"].model_copy(update=worst)
+    final = result.final.model_copy(update={"scores": scores})
+    training = tuple(
+        point.model_copy(update={"loss": math.nan, "lm_loss": {"el": math.nan}})
+        for point in result.curves[0].training
+    )
+    curves = (result.curves[0].model_copy(update={"training": training}),)
+    html = page(example_result(models=(*result.models[:-1], final), curves=curves))
+    assert "∞" in html
+    assert not re.search(r'="[^"]*\b(nan|inf)\b', html)
+
+
+def test_several_expanded_groups_and_unmeasured_languages_have_their_rows():
+    languages = LanguageGroups(original=("en",), expanded=(("el", "hu"), ("sv",)))
+    text = _Checked(page(example_result(languages=languages))).text
+    assert "Expanded, group 1" in text
+    assert "Expanded, group 2" in text
+    assert "Swedish" in text
+
+
+def test_the_report_writes_a_page_and_the_result_beside_it(tmp_path):
+    result = example_result()
+    path = write_report(result, tmp_path / "report")
+    assert path == tmp_path / "report" / "report.html"
+    assert path.read_text(encoding="utf-8") == page(result)
+    assert load_result(tmp_path / "report" / "report.json") == result

@@ -1,0 +1,152 @@
+"""Verdict, terminal table, model card, and how numbers are written."""
+
+import io
+import math
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+from rich.console import Console
+
+from polycycle.languages import NAMES
+from polycycle.report import model_card, terminal_table, verdict_of
+from polycycle.report.svg import apart, ticks
+from polycycle.report.wording import (
+    OWN_NAMES,
+    bytes_size,
+    decimal,
+    duration,
+    names,
+    percent,
+    short_count,
+)
+from tests.results.example import example_result
+
+
+def _printed(result):
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(terminal_table(result))
+    return console.file.getvalue()
+
+
+def _final_with_accuracy(change):
+    result = example_result()
+    scores = {
+        tag: one.model_copy(update={"accuracy": change(one)})
+        for tag, one in result.final.scores.items()
+    }
+    final = result.final.model_copy(update={"scores": scores})
+    return example_result(models=(*result.models[:-1], final))
+
+
+def test_the_verdict_gives_the_numbers_in_one_sentence():
+    verdict = verdict_of(example_result())
+    assert verdict.level == "good"
+    assert "from 27.5% to 71.2% of questions answered correctly on average" in verdict.sentence
+    assert "English, Chinese and Spanish kept 99.7%" in verdict.sentence
+    assert "French and Portuguese, which no training replayed, kept 99.4%" in verdict.sentence
+
+
+def test_without_questions_the_verdict_speaks_of_bits_per_byte():
+    verdict = verdict_of(example_result(with_questions=False))
+    assert "from 1.82 to 0.81 bits per byte on average (−55%, lower is better)" in verdict.sentence
+
+
+def test_forgetting_and_learning_nothing_are_not_called_good():
+    forgot = _final_with_accuracy(lambda one: one.accuracy * (1 if one.group else 0.9))
+    assert verdict_of(forgot).title == "Learned, but forgot"
+    assert verdict_of(_final_with_accuracy(lambda one: 0.2)).level == "bad"
+
+
+def test_a_run_without_scores_is_not_judged():
+    base = example_result().models[0].model_copy(update={"scores": {}})
+    assert verdict_of(example_result(models=(base,))).title == "Not all measured"
+
+
+@pytest.mark.parametrize("with_questions", [True, False])
+def test_the_terminal_table_fits_eighty_columns_uncut(with_questions):
+    printed = _printed(example_result(with_questions=with_questions))
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert "…" not in printed
+    for words in ("Greek", "Unseen original", "Post-pretrain", "Kept", "Learned and kept."):
+        assert words in printed
+    assert ("89.4%" if with_questions else "0.712") in printed
+
+
+def test_brackets_in_a_name_are_no_markup_in_the_terminal():
+    assert "[red]run[/]" in _printed(example_result(name="[red]run[/]"))
+
+
+def test_the_model_card_parses_and_carries_its_metadata():
+    card = ModelCard(model_card(example_result()))
+    assert card.data.language == ["en", "zh", "es", "fr", "pt", "el", "hu", "tr", "ar", "bn", "hi"]
+    assert card.data.base_model == "example-org/dense-1b"
+    assert card.data.license == "other"
+    assert "moe-lpr" in card.data.tags
+    assert "| Greek (el, Expanded) | 28.3% |" in card.text
+    assert "4,320,157,696 parameters, 1,744,070,656 of them active" in card.text
+
+
+def test_a_base_in_a_folder_is_not_claimed_to_be_on_the_hub():
+    text = model_card(example_result(base="/somewhere/private/dense-1b"))
+    assert ModelCard(text).data.base_model is None
+    assert "/somewhere" not in text
+    assert "`dense-1b`" in text
+
+
+def test_a_known_licence_replaces_other():
+    assert (
+        ModelCard(model_card(example_result(), license="apache-2.0")).data.license == "apache-2.0"
+    )
+
+
+def test_every_known_language_but_english_has_its_own_name():
+    assert set(NAMES) - set(OWN_NAMES) == {"en"}
+
+
+def test_numbers_are_written_with_their_units():
+    assert percent(0.7134) == "71.3%"
+    assert percent(None) == "—"
+    assert percent(math.nan) == "not a number"
+    assert decimal(-0.04, 1) == "0.0"
+    assert decimal(-1.25, 2, sign=True) == "−1.25"
+    assert decimal(math.inf) == "∞"
+    assert decimal(math.nan) == "not a number"
+    assert bytes_size(21_474_836_480) == "20.0 GiB"
+    assert [duration(s) for s in (0.25, 59.97, 2618.4, 7261, 90_000)] == [
+        "0.2 s",
+        "1 min 0 s",
+        "43 min 38 s",
+        "2 h 1 min",
+        "1 d 1 h",
+    ]
+    assert short_count(150_732_800) == "150.7 M"
+    assert short_count(999) == "999"
+    assert names(("el",)) == "Greek"
+    assert names(("el", "hu", "tr")) == "Greek, Hungarian and Turkish"
+    assert names(tuple(NAMES)[:7]) == "7 languages"
+
+
+def test_ticks_are_round_and_inside_their_range():
+    assert ticks(0, 2.3) == [0, 0.5, 1.0, 1.5, 2.0]
+    assert ticks(1, 1) == [1]
+    for low, high in ((0, 1e-7), (-3.7, 12.2), (0.001, 98765.0)):
+        found = ticks(low, high)
+        assert 2 <= len(found) <= 7
+        assert low - 1e-12 <= found[0]
+        assert found[-1] <= high * (1 + 1e-9)
+
+
+def test_labels_are_moved_apart_in_their_order():
+    moved = apart([50.0, 51.0, 10.0], gap=14, low=0, high=100)
+    assert moved[2] == 10.0
+    assert moved[1] - moved[0] >= 14
+
+
+def test_the_report_room_loads_no_torch():
+    code = (
+        "import sys, polycycle.report; "
+        "sys.exit(bool({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
