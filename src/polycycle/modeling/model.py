@@ -42,21 +42,21 @@ class UpcycledModelMixin(nn.Module):
         else:
             super()._init_weights(module)  # type: ignore[misc]
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = None, **kwargs: Any
     ) -> None:
-        """Recompute activations in the backward pass; non-reentrant only.
+        """Refuse reentrant checkpointing; every way of turning it on ends here.
 
         Raises:
             TrainingError: `use_reentrant=True` was asked for. It would silently drop the routers'
                 gradients from losses on recorded router logits.
         """
-        settings = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
-        if settings["use_reentrant"]:
+        settings = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and settings.get("use_reentrant", True):
             raise TrainingError(
-                "gradient_checkpointing_kwargs: use_reentrant=True silently drops the routers' "
-                "gradients; leave it out or say use_reentrant=False"
+                "reentrant gradient checkpointing silently drops the routers' gradients; "
+                'say gradient_checkpointing_kwargs={"use_reentrant": False}'
             )
-        super().gradient_checkpointing_enable(  # type: ignore[misc]
-            gradient_checkpointing_kwargs=settings, **kwargs
-        )
+        if gradient_checkpointing_func is not None:
+            kwargs["gradient_checkpointing_func"] = gradient_checkpointing_func
+        super()._set_gradient_checkpointing(enable=enable, **kwargs)  # type: ignore[misc]

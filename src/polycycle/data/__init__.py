@@ -1,0 +1,48 @@
+"""Documents with language tags → tokens → packed sequences and evaluation windows."""
+
+from polycycle.data.documents import Document, Skipped, read_documents
+from polycycle.data.overlap import check_disjoint
+from polycycle.data.packing import (
+    IGNORED_LABEL,
+    LanguageUse,
+    PackedDataset,
+    collate,
+    packed_model_inputs,
+    share_tokens,
+)
+from polycycle.data.policy import DocumentPolicy, document_policy, tokenizer_hash
+from polycycle.data.progress import tokenizing_bars
+from polycycle.data.questions import Question, read_questions
+from polycycle.data.sources import TextSource
+from polycycle.data.statistics import CorpusStatistics, tokenizer_warnings
+from polycycle.data.tokens import (
+    TokenizedCorpus,
+    tokenize_corpus,
+)
+from polycycle.data.windows import WindowBatch, evaluation_windows
+
+__all__ = [
+    "IGNORED_LABEL",
+    "CorpusStatistics",
+    "Document",
+    "DocumentPolicy",
+    "LanguageUse",
+    "PackedDataset",
+    "Question",
+    "Skipped",
+    "TextSource",
+    "TokenizedCorpus",
+    "WindowBatch",
+    "check_disjoint",
+    "collate",
+    "document_policy",
+    "evaluation_windows",
+    "packed_model_inputs",
+    "read_documents",
+    "read_questions",
+    "share_tokens",
+    "tokenize_corpus",
+    "tokenizer_hash",
+    "tokenizer_warnings",
+    "tokenizing_bars",
+]

@@ -1,0 +1,87 @@
+"""Windows over held-out documents in which every token is scored exactly once.
+
+Letters: B windows of a batch, T tokens of the longest window in it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polycycle.data.packing import IGNORED_LABEL
+from polycycle.data.tokens import TokenizedCorpus
+
+
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """Windows of similar length, padded on the right.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        targets: int64 [B, T]; the token that position t is to predict, −100 where another window
+            scores it or there is none. Already shifted: compare with the logits as they come.
+        is_real: bool [B, T], False for padding.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    is_real: Tensor
+
+
+def evaluation_windows(
+    corpus: TokenizedCorpus, *, context_length: int, batch_tokens: int = 8192
+) -> Iterator[WindowBatch]:
+    """Batches that score each text token of the corpus once, given its start token.
+
+    A document that fits is one window; a longer one is scored by windows that overlap by half, so
+    that every token but the first has at least half a window of context. No attention mask is
+    needed: padding is on the right, and attention is causal.
+    """
+    windows = [
+        window
+        for index in range(len(corpus))
+        for window in _windows(corpus.policy.start, corpus.text_tokens(index), context_length)
+    ]
+    windows.sort(key=lambda window: len(window[0]))
+    batch: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for window in windows:
+        if batch and (len(batch) + 1) * len(window[0]) > batch_tokens:
+            yield _padded(batch, corpus.policy.eos)
+            batch = []
+        batch.append(window)
+    if batch:
+        yield _padded(batch, corpus.policy.eos)
+
+
+def _windows(
+    start: int, text: NDArray[np.int32], context_length: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    tokens = np.concatenate([[start], text]).astype(np.int64)
+    num_targets = len(tokens) - 1
+    scored = 0
+    while scored < num_targets:
+        # The window ends after the next unscored stretch and reaches back as far as it can.
+        stride = context_length if scored == 0 else context_length // 2
+        end = min(scored + stride, num_targets)
+        begin = max(0, end - context_length)
+        targets = tokens[begin + 1 : end + 1].copy()
+        targets[: scored - begin] = IGNORED_LABEL
+        yield tokens[begin:end], targets
+        scored = end
+
+
+def _padded(
+    windows: list[tuple[NDArray[np.int64], NDArray[np.int64]]], pad_token: int
+) -> WindowBatch:
+    longest = max(len(inputs) for inputs, _ in windows)
+    input_ids = torch.full((len(windows), longest), pad_token)
+    targets = torch.full((len(windows), longest), IGNORED_LABEL)
+    is_real = torch.zeros(len(windows), longest, dtype=torch.bool)
+    for row, (inputs, its_targets) in enumerate(windows):
+        input_ids[row, : len(inputs)] = torch.from_numpy(inputs)
+        targets[row, : len(inputs)] = torch.from_numpy(its_targets)
+        is_real[row, : len(inputs)] = True
+    return WindowBatch(input_ids, targets, is_real)

@@ -1,0 +1,19 @@
+"""Training a stage: losses, monitoring, alarms, and checkpoints that resume exactly."""
+
+from polycycle.training.alarms import Alarms, RaisedAlarm
+from polycycle.training.checkpoints import read_metrics
+from polycycle.training.run import TrainedStage, TrainingInterrupted, train_stage
+from polycycle.training.settings import AlarmSettings, TrainSettings, fast_bfloat16, uses_bfloat16
+
+__all__ = [
+    "AlarmSettings",
+    "Alarms",
+    "RaisedAlarm",
+    "TrainSettings",
+    "TrainedStage",
+    "TrainingInterrupted",
+    "fast_bfloat16",
+    "read_metrics",
+    "train_stage",
+    "uses_bfloat16",
+]

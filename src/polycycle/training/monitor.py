@@ -1,0 +1,162 @@
+"""What is watched while training: losses per language, and where each group's tokens go.
+
+Letters: L MoE layers, E experts, N tokens, K experts per token, G language groups.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from polycycle.experts import FROZEN_EXPERT
+from polycycle.languages import LanguageGroups
+from polycycle.modeling import LayerRouting
+from polycycle.training.objective import MicroBatch
+
+
+@dataclass(frozen=True, slots=True)
+class StepRouting:
+    """The routing of one optimizer step.
+
+    Attributes:
+        usage: per MoE layer [E], share of the step's assignments that each expert got.
+        layer_indices: the layers these are.
+    """
+
+    usage: list[Tensor]
+    layer_indices: list[int]
+
+    @property
+    def entropies(self) -> list[float]:
+        """Per layer, entropy of the usage over ln E: 1 is perfectly even, 0 is one expert."""
+        return [usage_entropy(layer) for layer in self.usage]
+
+
+def usage_entropy(usage: Tensor) -> float:
+    """Entropy of expert shares [E] divided by ln E."""
+    shares = usage[usage > 0].double()
+    return float(-(shares * shares.log()).sum() / math.log(len(usage)))
+
+
+class Monitor:
+    """Adds up micro-batches; gives a step's routing at its end, and a log line when asked.
+
+    Sums are over the local rank until they are read, then over all ranks.
+    """
+
+    def __init__(self, groups: LanguageGroups) -> None:
+        self.groups = groups
+        # Language id → group number; padding has no group.
+        self._group_of = torch.tensor([groups.group_of(tag) for tag in groups.all])
+        self._num_groups = 1 + len(groups.expanded)
+        self._step: dict[int, Tensor] = {}
+        self.tokens = 0
+        self.steps = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        languages = len(self.groups.all)
+        self._nats = torch.zeros(languages, dtype=torch.float64)
+        self._labels = torch.zeros(languages, dtype=torch.float64)
+        # balance, prior and z summed; then micro-batches counted, then steps.
+        self._losses = torch.zeros(5, dtype=torch.float64)
+        self._frozen = torch.zeros(self._num_groups, 2, dtype=torch.float64)
+        self._entropies: list[list[float]] = []
+
+    def add(self, batch: MicroBatch) -> None:
+        """Take in one micro-batch."""
+        self._nats += batch.nats.cpu()
+        self._labels += batch.labels.cpu()
+        values = [float(batch.balance), float(batch.prior), float(batch.z), 1.0, 0.0]
+        self._losses += torch.tensor(values, dtype=torch.float64)
+        is_real = batch.language_ids >= 0
+        self.tokens += int(is_real.sum())
+        groups = self._group_of.to(batch.language_ids.device)[batch.language_ids[is_real]]
+        for layer in batch.routing:
+            self._add_layer(layer, is_real, groups)
+
+    def _add_layer(self, layer: LayerRouting, is_real: Tensor, groups: Tensor) -> None:
+        ids, weights = layer.expert_ids[is_real], layer.expert_weights[is_real].float()
+        num_experts = layer.router_logits.shape[-1]
+        counts = torch.bincount(ids.flatten(), minlength=num_experts).double().cpu()
+        before = self._step.get(layer.layer_index)
+        self._step[layer.layer_index] = counts if before is None else before + counts
+        on_frozen = torch.where(ids == FROZEN_EXPERT, weights, torch.zeros_like(weights)).sum(-1)
+        share = (on_frozen / weights.sum(-1)).double()
+        sums = torch.zeros(self._num_groups, 2, dtype=torch.float64, device=share.device)
+        sums.index_add_(0, groups, torch.stack([share, torch.ones_like(share)], 1))
+        self._frozen += sums.cpu()
+
+    def end_step(self) -> StepRouting:
+        """The routing of the optimizer step that has just ended, over all ranks."""
+        layers = sorted(self._step)
+        joined = _over_ranks(torch.cat([self._step[layer] for layer in layers]))
+        parts = joined.split([len(self._step[layer]) for layer in layers])
+        routing = StepRouting([part / part.sum().clamp(min=1) for part in parts], layers)
+        self._entropies.append(routing.entropies)
+        self._losses[4] += 1
+        self.steps += 1
+        self._step = {}
+        return routing
+
+    def read(self) -> dict[str, Any]:
+        """What was seen since the last reading, over all ranks; begins anew.
+
+        Returns:
+            `lm_loss` by language, `balance_loss`, `prior_loss`, `z_loss`, `expert0_share` by group,
+            `usage_entropy_min` and `usage_entropy_mean`.
+        """
+        nats, labels = _over_ranks(self._nats), _over_ranks(self._labels)
+        losses, frozen = _over_ranks(self._losses), _over_ranks(self._frozen)
+        micro_batches, steps = losses[3].item(), losses[4].item() / _num_ranks()
+        line = {
+            "lm_loss": {
+                tag: (nats[i] / labels[i]).item()
+                for i, tag in enumerate(self.groups.all)
+                if labels[i] > 0
+            },
+            "balance_loss": losses[0].item() / max(micro_batches, 1),
+            # Parts of a step's prior loss add up, so the sum is divided by steps.
+            "prior_loss": losses[1].item() / max(steps, 1),
+            "z_loss": losses[2].item() / max(micro_batches, 1),
+            "expert0_share": {
+                _group_name(number): (frozen[number, 0] / frozen[number, 1]).item()
+                for number in range(self._num_groups)
+                if frozen[number, 1] > 0
+            },
+            "usage_entropy_min": min((min(e) for e in self._entropies), default=1.0),
+            "usage_entropy_mean": _mean([_mean(e) for e in self._entropies]),
+        }
+        self._clear()
+        return line
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; taken right after a reading, when all sums are empty."""
+        return {"tokens": self.tokens, "steps": self.steps}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.tokens, self.steps = state["tokens"], state["steps"]
+
+
+def _group_name(number: int) -> str:
+    return "original" if number == 0 else f"G{number}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 1.0
+
+
+def _num_ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _over_ranks(values: Tensor) -> Tensor:
+    if _num_ranks() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values

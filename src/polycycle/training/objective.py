@@ -1,0 +1,210 @@
+"""The total loss of a training step, and the sums that go into the log.
+
+Letters: B sequences, T tokens of each, N = B·T, E experts, K experts per token, V vocabulary.
+
+Language-modelling and prior losses are divided by counts of the whole optimizer step over all
+ranks, so how a step is cut into micro-batches and ranks does not change them. The balance loss is
+not linear in the tokens: with `balance_scope: global` its statistics are summed over ranks, but
+each micro-batch of an accumulated step is balanced by itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from polycycle.data import IGNORED_LABEL, packed_model_inputs
+from polycycle.languages import NO_LANGUAGE
+from polycycle.losses import (
+    BalanceStatistics,
+    PriorForm,
+    balance_statistics,
+    language_prior_loss,
+    load_balancing_loss,
+    router_z_loss,
+)
+from polycycle.modeling import LayerRouting, record_routing
+from polycycle.training.settings import BalanceScope
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCounts:
+    """What one optimizer step holds, over all micro-batches and ranks.
+
+    Attributes:
+        labels: tokens that are predicted.
+        original: tokens of original languages.
+        micro_batches: micro-batches that the step is cut into, on each rank.
+        ranks: processes.
+    """
+
+    labels: int
+    original: int
+    micro_batches: int
+    ranks: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """Which losses are added up, and how.
+
+    Attributes:
+        original_ids: language ids of the original languages.
+        num_languages: how many language ids there are.
+    """
+
+    original_ids: tuple[int, ...]
+    num_languages: int
+    balance_coef: float
+    balance_scope: BalanceScope
+    prior_coef: float
+    prior_form: PriorForm
+    router_z_coef: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """What one forward pass gave.
+
+    Attributes:
+        total: what is minimised, weighted so that the mean gradient over ranks is the step's.
+        nats: [num_languages] summed loss by the target's language, no gradient.
+        labels: [num_languages] how many targets that is.
+        balance: unweighted load-balancing loss.
+        prior: unweighted prior loss, this micro-batch's part of the step's; parts add up.
+        z: unweighted router z-loss.
+        routing: per MoE layer, detached.
+        language_ids: [N] of the input tokens.
+    """
+
+    total: Tensor
+    nats: Tensor
+    labels: Tensor
+    balance: Tensor
+    prior: Tensor
+    z: Tensor
+    routing: list[LayerRouting]
+    language_ids: Tensor
+
+
+def count_step(
+    batches: list[Mapping[str, Tensor]], objective: Objective, device: torch.device
+) -> StepCounts:
+    """Counts of the optimizer step that consists of these micro-batches, on all ranks."""
+    original = torch.tensor(objective.original_ids)
+    counts = torch.tensor(
+        [
+            sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches),
+            sum(int(torch.isin(batch["language_ids"].cpu(), original).sum()) for batch in batches),
+        ],
+        device=device,
+    )
+    ranks = _sum_over_ranks(counts)
+    labels, originals = counts.tolist()
+    return StepCounts(
+        labels=max(labels, 1), original=originals, micro_batches=len(batches), ranks=ranks
+    )
+
+
+def compute_losses(
+    model: Any, batch: Mapping[str, Tensor], objective: Objective, step: StepCounts
+) -> MicroBatch:
+    """Forward pass and all losses of one micro-batch.
+
+    Args:
+        model: an upcycled model, wrapped or not.
+        batch: `input_ids`, `labels`, `position_ids`, `language_ids`, each [B, T].
+        objective: which losses.
+        step: counts of the whole optimizer step.
+    """
+    with record_routing(model) as routing:
+        logits = model(**packed_model_inputs(batch)).logits
+    nats = _token_nats(logits, batch["labels"])
+    by_language, labels = _sum_by_language(nats, batch, objective.num_languages)
+    language_ids = batch["language_ids"].flatten()
+    is_real = language_ids != NO_LANGUAGE
+    is_original = torch.isin(
+        language_ids, torch.tensor(objective.original_ids, device=language_ids.device)
+    )
+    statistics = balance_statistics(routing.router_logits, routing.expert_ids, is_real)
+    if objective.balance_scope == "global":
+        statistics = [_global(layer) for layer in statistics]
+    balance = load_balancing_loss(statistics)
+    prior = language_prior_loss(
+        routing.router_logits,
+        is_original,
+        form=objective.prior_form,
+        num_original_tokens=step.original,
+    )
+    z = router_z_loss(routing.router_logits, is_real)
+    # The gradient is averaged over ranks afterwards. Losses over global counts are sums over ranks,
+    # so they are multiplied by the ranks; so is a global balance loss, of whose gradient each rank
+    # holds only its own tokens' part.
+    summed = nats.sum() / step.labels + objective.prior_coef * prior
+    balance_scale = step.ranks if objective.balance_scope == "global" else 1
+    averaged = objective.balance_coef * balance_scale * balance + objective.router_z_coef * z
+    return MicroBatch(
+        total=summed * step.ranks + averaged / step.micro_batches,
+        nats=by_language,
+        labels=labels,
+        balance=balance.detach(),
+        prior=prior.detach(),
+        z=z.detach(),
+        routing=[_detached(layer) for layer in routing.layers],
+        language_ids=language_ids,
+    )
+
+
+def _token_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss of each target, [B, T−1] float32; 0 where there is none."""
+    flat = logits[:, :-1].flatten(0, 1).float()
+    targets = labels[:, 1:].flatten()
+    nats = F.cross_entropy(flat, targets, ignore_index=IGNORED_LABEL, reduction="none")
+    return nats.reshape(labels.shape[0], -1)
+
+
+def _sum_by_language(
+    nats: Tensor, batch: Mapping[str, Tensor], num_languages: int
+) -> tuple[Tensor, Tensor]:
+    """Sums and counts by the language of the target token, [num_languages] each."""
+    scored = batch["labels"][:, 1:] != IGNORED_LABEL
+    languages = batch["language_ids"][:, 1:][scored]
+    sums = torch.zeros(num_languages, device=nats.device)
+    sums.index_add_(0, languages, nats.detach()[scored])
+    return sums, torch.bincount(languages, minlength=num_languages)
+
+
+def _global(layer: BalanceStatistics) -> BalanceStatistics:
+    """The statistics summed over ranks; the gradient stays that of this rank's tokens."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return layer
+    joined = torch.cat([layer.assignments, layer.prob_sums.detach(), layer.num_tokens[None]])
+    dist.all_reduce(joined)
+    num_experts = len(layer.assignments)
+    others = joined[num_experts:-1] - layer.prob_sums.detach()
+    return BalanceStatistics(
+        assignments=joined[:num_experts],
+        prob_sums=layer.prob_sums + others,
+        num_tokens=joined[-1],
+    )
+
+
+def _sum_over_ranks(values: Tensor) -> int:
+    """Sum in place over ranks; gives how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+        return dist.get_world_size()
+    return 1
+
+
+def _detached(layer: LayerRouting) -> LayerRouting:
+    return LayerRouting(
+        layer.layer_index,
+        layer.router_logits.detach(),
+        layer.expert_ids,
+        layer.expert_weights.detach(),
+    )

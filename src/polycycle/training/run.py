@@ -1,0 +1,244 @@
+"""Training one stage: from a loaded model and a dataset to a trained model in memory."""
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+from polycycle.errors import PolycycleError, TrainingError
+from polycycle.languages import LanguageGroups
+from polycycle.modeling import frozen_expert_only
+from polycycle.surgery import TrainingStage, freeze_for
+from polycycle.training.alarms import Alarms, RaisedAlarm
+from polycycle.training.checkpoints import cut_metrics, latest_checkpoint, read_metrics, step_of
+from polycycle.training.monitor import Monitor
+from polycycle.training.objective import Objective
+from polycycle.training.progress import ProgressBar
+from polycycle.training.settings import TrainSettings, uses_bfloat16
+from polycycle.training.trainer import RoutedTrainer, Validate
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingInterrupted(PolycycleError):
+    """Ctrl-C or SIGTERM: everything is saved, the same command goes on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedStage:
+    """What a stage's training came to.
+
+    Attributes:
+        trained: the trained tensors by name, in training precision, on the CPU.
+        steps: optimizer steps.
+        tokens: tokens seen, padding not counted.
+        seconds: time spent, pauses between resumes left out.
+        parameters_trainable: how many parameters had gradients.
+        was_resumed: whether it went on from a checkpoint.
+        metrics: the lines of metrics.jsonl.
+        alarms: what was raised.
+    """
+
+    trained: dict[str, Tensor]
+    steps: int
+    tokens: int
+    seconds: float
+    parameters_trainable: int
+    was_resumed: bool
+    metrics: list[dict[str, Any]]
+    alarms: list[RaisedAlarm]
+
+
+def train_stage(
+    model: Any,
+    dataset: Any,
+    *,
+    stage: TrainingStage,
+    groups: LanguageGroups,
+    output_dir: Path,
+    settings: TrainSettings,
+    validate: Validate | None = None,
+    tell: Callable[[str], None] = logger.warning,
+) -> TrainedStage:
+    """Train what the stage trains; the model is left trained in memory.
+
+    `output_dir` gets `metrics.jsonl` and `checkpoint-N` folders. If it holds a whole checkpoint,
+    training goes on from there and ends, on the CPU, with the bits it would have had without the
+    interruption.
+
+    Args:
+        model: an upcycled model in training precision (float32 master weights).
+        dataset: map-style with `num_tokens`; see `data.PackedDataset`.
+        stage: `post_pretrain` or `review`; decides what is frozen.
+        groups: language ids and groups.
+        output_dir: the stage's working folder.
+        settings: everything else.
+        validate: bits per byte by language; called before the first step on the dense base, then
+            regularly.
+        tell: where alarms and notes go.
+
+    Raises:
+        TrainingInterrupted: stopped by Ctrl-C or SIGTERM, after saving.
+        TrainingError: the loss is not finite, or a checkpoint does not fit.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    names = freeze_for(model, stage)
+    checkpoint = latest_checkpoint(output_dir)
+    cut_metrics(output_dir, -1 if checkpoint is None else step_of(checkpoint))
+    trainer = _build(model, dataset, groups, output_dir, settings, validate, tell, stage)
+    if checkpoint is not None:
+        tell(f"{stage}: going on from step {step_of(checkpoint)}")
+        trainer.load_own_state(checkpoint)
+    with _stopping_gently() as stop:
+        trainer.add_callback(_StopWhenAsked(stop))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if stop.is_set() and trainer.state.global_step < trainer.state.max_steps:
+        raise TrainingInterrupted(
+            f"{stage} stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            "everything is saved, the same command goes on from here"
+        )
+    return TrainedStage(
+        trained=trainer.trained_tensors(),
+        steps=trainer.state.global_step,
+        tokens=trainer.monitor.tokens * trainer.args.world_size,
+        seconds=trainer.seconds_so_far(),
+        parameters_trainable=sum(
+            p.numel() for name, p in model.named_parameters() if name in set(names)
+        ),
+        was_resumed=checkpoint is not None,
+        metrics=read_metrics(output_dir),
+        alarms=trainer.alarms.raised,
+    )
+
+
+def _build(
+    model: Any,
+    dataset: Any,
+    groups: LanguageGroups,
+    output_dir: Path,
+    settings: TrainSettings,
+    validate: Validate | None,
+    tell: Callable[[str], None],
+    stage: TrainingStage,
+) -> RoutedTrainer:
+    args = _arguments(output_dir, settings, len(dataset))
+    total_steps = -(-len(dataset) // settings.batch_size)
+    base: dict[str, float] = {}
+    if validate is not None:
+        with frozen_expert_only():
+            base = dict(validate(model))
+    trainer = RoutedTrainer(
+        model,
+        args,
+        dataset,
+        objective=Objective(
+            original_ids=groups.ids_of(groups.all_original),
+            num_languages=len(groups.all),
+            balance_coef=settings.balance_coef,
+            balance_scope=settings.balance_scope,
+            prior_coef=settings.prior_coef,
+            prior_form=settings.prior_form,
+            router_z_coef=settings.router_z_coef,
+        ),
+        monitor=Monitor(groups),
+        alarms=Alarms(settings.alarms, groups, base, total_steps),
+        validate=validate,
+        validate_every=settings.validate_every_steps or max(total_steps // 5, 1),
+        tell=lambda alarm: tell(
+            f"{stage}: {alarm.kind} alarm at step {alarm.step}: {alarm.message}"
+        ),
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(ProgressBar(stage.replace("_", "-"), getattr(dataset, "num_tokens", 0)))
+    return trainer
+
+
+def _arguments(output_dir: Path, settings: TrainSettings, num_sequences: int) -> TrainingArguments:
+    ranks = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
+    share = settings.batch_size // ranks
+    micro = settings.micro_batch_size or share
+    if settings.batch_size % (micro * ranks):
+        raise TrainingError(
+            f"batch_size={settings.batch_size} is not a multiple of micro_batch_size={micro} × "
+            f"{ranks} processes; choose a micro_batch_size that divides {share}"
+        )
+    total_steps = -(-num_sequences // settings.batch_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return TrainingArguments(
+            output_dir=str(output_dir),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=share // micro,
+            num_train_epochs=1,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.scheduler,
+            warmup_steps=round(settings.warmup_ratio * total_steps),
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            adam_beta2=settings.adam_beta2,
+            bf16=uses_bfloat16(settings.precision),
+            use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=settings.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            torch_compile=settings.torch_compile,
+            logging_steps=settings.log_every_steps,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=settings.save_every_steps or max(total_steps // 10, 1),
+            report_to=list(settings.report_to),
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            seed=settings.seed,
+            data_seed=settings.seed,
+            optim="adamw_torch",
+            log_level="error",
+        )
+
+
+class _StopWhenAsked(TrainerCallback):
+    """Ends training after the running step, with a checkpoint."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask the Trainer to save and stop."""
+        if self.stop.is_set():
+            control.should_save = True
+            control.should_training_stop = True
+
+
+@contextmanager
+def _stopping_gently() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set an event; a second one acts as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

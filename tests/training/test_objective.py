@@ -1,0 +1,107 @@
+"""The total loss: what moves it, and what must not."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from polycycle.data import collate
+from polycycle.errors import TrainingError
+from polycycle.surgery import freeze_for
+from polycycle.training.objective import Objective, compute_losses, count_step
+from tests.training.tiny_run import GROUPS, Sequences, tiny_moe
+
+OBJECTIVE = Objective(
+    original_ids=(0, 1),
+    num_languages=4,
+    balance_coef=0.0,
+    balance_scope="global",
+    prior_coef=0.0,
+    prior_form="paper",
+    router_z_coef=0.0,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    model = tiny_moe(tmp_path_factory.mktemp("objective"))
+    freeze_for(model, "post_pretrain")
+    return model
+
+
+def gradients(model, parts, objective):
+    """Total loss and gradients of one optimizer step, given as micro-batches."""
+    model.zero_grad()
+    counts = count_step(parts, objective, CPU)
+    total = 0.0
+    for part in parts:
+        loss = compute_losses(model, part, objective, counts).total
+        loss.backward()
+        total += loss.item()
+    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("coefficient", ["balance_coef", "prior_coef", "router_z_coef"])
+def test_total_loss_and_router_gradients_move_with_each_coefficient(model, coefficient):
+    batch = [collate([Sequences()[i] for i in range(6)])]
+    without, plain = gradients(model, batch, OBJECTIVE)
+    with_it, moved = gradients(model, batch, dataclasses.replace(OBJECTIVE, **{coefficient: 0.5}))
+    assert abs(with_it - without) > 1e-3
+    routers = [name for name in plain if ".router." in name]
+    assert len(routers) == 3
+    assert all(not torch.equal(plain[name], moved[name]) for name in routers)
+
+
+def test_accumulation_changes_neither_language_modelling_nor_prior_loss(model):
+    objective = dataclasses.replace(OBJECTIVE, prior_coef=0.7)
+    items = [Sequences()[i] for i in range(7)]
+    whole, expected = gradients(model, [collate(items)], objective)
+    parts, got = gradients(
+        model, [collate(items[:1]), collate(items[1:3]), collate(items[3:])], objective
+    )
+    assert parts == pytest.approx(whole, rel=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_losses_are_summed_by_the_language_of_the_target(model):
+    batch = collate([Sequences()[i] for i in range(6)])
+    counts = count_step([batch], OBJECTIVE, CPU)
+    losses = compute_losses(model, batch, OBJECTIVE, counts)
+    scored = batch["labels"][:, 1:] != -100
+    expected = torch.bincount(batch["language_ids"][:, 1:][scored], minlength=4)
+    assert torch.equal(losses.labels, expected)
+    assert losses.nats.sum().item() / counts.labels == pytest.approx(losses.total.item(), rel=1e-5)
+
+
+def test_original_tokens_are_counted_by_the_input_token(model):
+    batch = collate([Sequences()[i] for i in range(6)])
+    counts = count_step([batch], OBJECTIVE, CPU)
+    assert counts.original == int((batch["language_ids"] == GROUPS.id_of("en")).sum())
+
+
+def test_a_step_without_original_tokens_has_no_prior_loss_and_no_nan(model):
+    objective = dataclasses.replace(OBJECTIVE, prior_coef=1.0)
+    batch = collate([Sequences(languages=(2, 3))[i] for i in range(4)])
+    losses = compute_losses(model, batch, objective, count_step([batch], objective, CPU))
+    assert losses.prior.item() == 0.0
+    assert torch.isfinite(losses.total)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model):
+    objective = dataclasses.replace(OBJECTIVE, balance_coef=0.1, prior_coef=0.1)
+    batch = [collate([Sequences()[i] for i in range(4)])]
+    model.train()
+    loss, expected = gradients(model, batch, objective)
+    model.activation_checkpointing_enable()
+    again, got = gradients(model, batch, objective)
+    model.activation_checkpointing_disable()
+    assert again == pytest.approx(loss, rel=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_reentrant_checkpointing_is_refused(model):
+    with pytest.raises(TrainingError, match="use_reentrant"):
+        model.activation_checkpointing_enable({"use_reentrant": True})
