@@ -32,17 +32,27 @@ class WindowBatch:
 
 
 def evaluation_windows(
-    corpus: TokenizedCorpus, *, context_length: int, batch_tokens: int = 8192
+    corpus: TokenizedCorpus,
+    *,
+    context_length: int,
+    batch_tokens: int = 8192,
+    num_documents: int | None = None,
 ) -> Iterator[WindowBatch]:
     """Batches that score each text token of the corpus once, given its start token.
 
     A document that fits is one window; a longer one is scored by windows that overlap by half, so
     that every token but the first has at least half a window of context. No attention mask is
     needed: padding is on the right, and attention is causal.
+
+    Args:
+        corpus: held-out text.
+        context_length: tokens of the longest window.
+        batch_tokens: tokens of a batch, padding included.
+        num_documents: only the first so many; all by default.
     """
     windows = [
         window
-        for index in range(len(corpus))
+        for index in range(len(corpus) if num_documents is None else num_documents)
         for window in _windows(corpus.policy.start, corpus.text_tokens(index), context_length)
     ]
     windows.sort(key=lambda window: len(window[0]))

@@ -12,6 +12,7 @@ from polycycle.surgery.upcycling import (
     ExpertInit,
     UpcyclePlan,
     execute_upcycle,
+    fill_upcycled,
     plan_upcycle,
     upcycle,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "count_active",
     "count_trainable",
     "execute_upcycle",
+    "fill_upcycled",
     "freeze_for",
     "inspect_checkpoint",
     "plan_upcycle",

@@ -154,12 +154,19 @@ def execute_upcycle(
     if plan.dense.folder.resolve() == out.resolve():
         raise UpcycleError(f"{out} is the dense model itself; write to another folder")
     with folder_when_whole(out) as folder:
-        hashes = write_tensors(folder, plan.jobs, progress=progress)
-        of_dense = {name: hashes[name] for name in plan.dense.tensors}
-        base_hash = combine_hashes(of_dense, plan.dense.tensors)
-        write_json(folder / "config.json", {**plan.config, "base_hash": base_hash})
-        for file in plan.dense.side_files():
-            shutil.copyfile(file, folder / file.name)
+        fill_upcycled(plan, folder, progress=progress)
+
+
+def fill_upcycled(
+    plan: UpcyclePlan, folder: Path, *, progress: Callable[[TensorJob], None] | None = None
+) -> None:
+    """Carry out a plan in a folder that is already there."""
+    hashes = write_tensors(folder, plan.jobs, progress=progress)
+    of_dense = {name: hashes[name] for name in plan.dense.tensors}
+    base_hash = combine_hashes(of_dense, plan.dense.tensors)
+    write_json(folder / "config.json", {**plan.config, "base_hash": base_hash})
+    for file in plan.dense.side_files():
+        shutil.copyfile(file, folder / file.name)
 
 
 def _layer_jobs(

@@ -1,0 +1,63 @@
+"""The command line's frame: what all verbs share."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from polycycle.errors import PolycycleError
+
+app = typer.Typer(
+    name="polycycle",
+    help="Teach an open-weights LLM new languages without making it forget the ones it knows.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+out = Console(soft_wrap=True, highlight=False)
+
+
+def tell(message: str) -> None:
+    """A note for the user, on standard error."""
+    err.print(message, markup=False)
+
+
+def verb(name: str, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb; our own errors become one message and exit code 1, without a traceback."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except PolycycleError as error:
+                err.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+                interrupted = type(error).__name__ == "TrainingInterrupted"
+                raise typer.Exit(130 if interrupted else 1) from error
+
+        app.command(name, rich_help_panel=panel)(guarded)
+        return function
+
+    return register
+
+
+def main() -> None:
+    """Entry point of `polycycle` and `python -m polycycle`."""
+    if "torch" not in sys.modules:
+        _quiet_libraries()
+    app()
+
+
+def _quiet_libraries() -> None:
+    """Our own progress bars and messages replace those of the libraries."""
+    import os
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -1,0 +1,56 @@
+"""`polycycle inspect`: what a model folder holds."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from polycycle.cli.app import out, verb
+
+
+@verb("inspect", "Steps")
+def inspect(
+    path: Annotated[str, typer.Argument(help="A dense or upcycled model: folder or hub id.")],
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")] = None,
+    with_hash: Annotated[
+        bool, typer.Option("--hash", help="Read all weights and compute a dense model's hash.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Say what is in a model: family, parameters, experts per layer, base, export targets."""
+    from rich.table import Table
+
+    from polycycle.checkpoint import open_checkpoint
+    from polycycle.surgery import inspect_checkpoint
+
+    seen = inspect_checkpoint(open_checkpoint(path, revision=revision), with_hash=with_hash)
+    if as_json:
+        out.print_json(json.dumps(seen.to_json()))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    kind = "upcycled" if seen.is_upcycled else "dense"
+    rows = {
+        "model": f"{kind} {seen.family}",
+        "parameters": f"{seen.parameters_total:,} in all, {seen.parameters_active:,} per token",
+        "dtypes": ", ".join(f"{dtype} {count:,}" for dtype, count in seen.dtypes.items()),
+        "experts": _experts(seen.num_experts_per_layer, seen.num_experts_per_tok),
+        **{
+            f"trained in {stage.replace('_', '-')}": f"{count:,}"
+            for stage, count in seen.parameters_trainable.items()
+        },
+        "base": seen.base_model or ("itself" if not seen.is_upcycled else "not recorded"),
+        "base hash": seen.base_hash or "not computed (--hash)",
+        "languages": json.dumps(seen.language_groups) if seen.language_groups else "not recorded",
+        "tokenizer": "yes" if seen.has_tokenizer else "none in the folder",
+        "can be exported to": ", ".join(seen.export_targets) or "no stock architecture",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _experts(counts: list[int], top_k: int) -> str:
+    if set(counts) == {1}:
+        return f"none ({len(counts)} dense layers)"
+    shown = f"{counts[0]} in each of {len(counts)} layers" if len(set(counts)) == 1 else str(counts)
+    return f"{shown}, {top_k} per token"

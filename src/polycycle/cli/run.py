@@ -1,0 +1,68 @@
+"""`polycycle run`, and its parts `post-pretrain` and `review`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from polycycle.cli.app import out, tell, verb
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, in YAML.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: --set data.root=/text"),
+]
+
+
+@verb("run", "Whole runs")
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would cost (= polycycle plan).")
+    ] = False,
+) -> None:
+    """Carry out a recipe: upcycle, post-pretrain, review, evaluate, report.
+
+    Each stage writes one folder; what is done and unchanged is skipped. Stop it at any moment, the
+    same command goes on.
+    """
+    if dry_run:
+        from polycycle.cli.plan import show_plan
+
+        show_plan(recipe, overrides or [], probe=False, as_json=False)
+        return
+    carry_out(recipe, overrides or [], until="review")
+
+
+@verb("post-pretrain", "Steps")
+def post_pretrain(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Carry out a recipe up to post-pretraining: new experts learn the expanded languages."""
+    carry_out(recipe, overrides or [], until="post_pretrain")
+
+
+@verb("review", "Steps")
+def review(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Carry out a recipe up to review: routers send original languages back to expert 0."""
+    carry_out(recipe, overrides or [], until="review")
+
+
+def carry_out(
+    path: Path, overrides: list[str], *, until: Literal["post_pretrain", "review"]
+) -> None:
+    """Run a recipe and show what came out."""
+    from polycycle.config import load_recipe
+
+    recipe = load_recipe(path, overrides)
+    from polycycle.report import model_card, terminal_table, write_report
+    from polycycle.results import save_result
+    from polycycle.stages import run_recipe
+
+    result = run_recipe(recipe, tell, until=until)
+    save_result(result, recipe.output / "result.json")
+    page = write_report(result, recipe.output / "report")
+    final = Path(result.final.folder)
+    (final / "README.md").write_text(model_card(result), encoding="utf-8")
+    out.print(terminal_table(result))
+    tell(f"model:  {final}")
+    tell(f"report: {page}")

@@ -1,0 +1,75 @@
+"""`polycycle upcycle`: dense checkpoint in, mixture of experts out."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polycycle.cli.app import err, out, tell, verb
+
+
+@verb("upcycle", "Steps")
+def upcycle(
+    dense: Annotated[str, typer.Argument(help="The dense model: a folder or a hub id.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new.")],
+    num_experts: Annotated[
+        str, typer.Option(help="Experts per layer with the frozen original: 6, or 2,4,6,… per layer.")
+    ] = "6",
+    top_k: Annotated[int, typer.Option(help="Experts per token.")] = 2,
+    renormalize: Annotated[
+        bool, typer.Option(help="Scale the chosen experts' weights to sum to one.")
+    ] = True,
+    init: Annotated[str, typer.Option(help="New experts: `copy` of the original, or `random`.")] = "copy",
+    seed: Annotated[int, typer.Option(help="Of the routers (and random experts).")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as JSON only.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Turn every feed-forward block of a dense model into a mixture of experts.
+
+    Expert 0 is the original block; the others start as copies of it, so the result computes what
+    the dense model computes. Works tensor by tensor: memory for the largest tensor is enough.
+    """
+    from rich.progress import Progress
+
+    from polycycle.checkpoint import open_checkpoint
+    from polycycle.errors import ConfigError
+    from polycycle.surgery import execute_upcycle, plan_upcycle
+
+    counts = _parse_counts(num_experts)
+    if init not in ("copy", "random"):
+        raise ConfigError(f"--init {init!r}: choose copy or random")
+    if folder.exists() and not force and not dry_run:
+        raise ConfigError(f"{folder} exists already; choose another folder, or say --force")
+    checkpoint = open_checkpoint(dense, revision=revision)
+    plan = plan_upcycle(
+        checkpoint,
+        num_experts=counts,
+        top_k=top_k,
+        renormalize=renormalize,
+        init=init,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    if dry_run:
+        jobs = [{"name": j.name, "dtype": j.dtype, "shape": j.shape} for j in plan.jobs]
+        out.print_json(json.dumps({"bytes": plan.num_bytes, "tensors": jobs}))
+        return
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("upcycling", total=plan.num_bytes)
+        execute_upcycle(plan, folder, progress=lambda job: bar.advance(task, job.num_bytes))
+    if not checkpoint.has_tokenizer:
+        tell(f"note: {dense} has no tokenizer, so {folder} has none either; training needs one")
+    tell(f"wrote {folder}: {len(plan.jobs)} tensors, {plan.num_bytes / 1e9:.2f} GB")
+
+
+def _parse_counts(text: str) -> int | tuple[int, ...]:
+    from polycycle.errors import ConfigError
+
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--num-experts {text!r}: write one number (6), or one per layer (2,4,6,6)"
+        ) from error
+    return counts[0] if len(counts) == 1 else counts

@@ -1,0 +1,168 @@
+"""The texts of a run, tokenized: for training, for review, and held out."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from polycycle.config import DataConfig, Recipe, SourceConfig
+from polycycle.data import (
+    TextSource,
+    TokenizedCorpus,
+    check_disjoint,
+    share_tokens,
+    tokenize_corpus,
+    tokenizer_warnings,
+    tokenizing_bars,
+)
+from polycycle.errors import ConfigError
+from polycycle.results import LanguageData
+
+Corpora = Mapping[str, TokenizedCorpus]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunCorpora:
+    """Everything that a run reads, by language.
+
+    Attributes:
+        post_pretrain: text of the expanded languages (and replay, where the recipe asks for it).
+        review: replay of the original languages, and text of the expanded ones; empty without
+            review.
+        valid: held-out text of every language.
+        budgets: tokens per language in post-pretraining.
+        review_budgets: tokens per language in review.
+    """
+
+    post_pretrain: Corpora
+    review: Corpora
+    valid: Corpora
+    budgets: dict[str, int]
+    review_budgets: dict[str, int]
+
+
+def load_corpora(recipe: Recipe, tokenizer: Any, cache_dir: Path) -> RunCorpora:
+    """Tokenize, or find in the cache, all texts of a run.
+
+    Raises:
+        DataError: a text is missing or bad, or held-out text was trained on.
+    """
+    groups = recipe.languages.groups()
+    budgets = _post_pretrain_budgets(recipe)
+    with tokenizing_bars() as bar:
+
+        def corpus(
+            language: str, part: Literal["train", "valid"], **limits: int
+        ) -> TokenizedCorpus:
+            return tokenize_corpus(
+                _text_source(recipe.data, language, part),
+                language,
+                tokenizer,
+                cache_dir,
+                root=recipe.data.root,
+                on_bad_document=recipe.data.on_bad_document,
+                progress=bar(f"{language} ({part})", limits.get("max_tokens")),
+                **limits,
+            )
+
+        post_pretrain = {
+            language: corpus(language, "train", max_tokens=budget)
+            for language, budget in budgets.items()
+        }
+        valid = {
+            language: corpus(language, "valid", max_bytes=recipe.evaluation.valid_bytes)
+            for language in groups.all
+        }
+        review = _review_corpora(recipe, corpus)
+    for part in (post_pretrain, review):
+        for language, train in part.items():
+            check_disjoint(train, valid[language])
+    return RunCorpora(
+        post_pretrain=post_pretrain,
+        review=review,
+        valid=valid,
+        budgets=budgets,
+        review_budgets=_review_budgets(recipe, review),
+    )
+
+
+def _review_corpora(recipe: Recipe, corpus: Callable[..., TokenizedCorpus]) -> dict[str, Any]:
+    if recipe.review is None:
+        return {}
+    groups = recipe.languages.groups()
+    replay, expanded = recipe.review.replay_documents, recipe.review.expanded_documents
+    return {
+        **{tag: corpus(tag, "train", max_documents=replay) for tag in groups.original},
+        **{tag: corpus(tag, "train", max_documents=expanded) for tag in groups.all_expanded},
+    }
+
+
+def _post_pretrain_budgets(recipe: Recipe) -> dict[str, int]:
+    groups, stage = recipe.languages.groups(), recipe.post_pretrain
+    replay_tokens = round(stage.tokens * stage.replay_share)
+    budgets = share_tokens(stage.tokens - replay_tokens, _weights(recipe, groups.all_expanded))
+    if replay_tokens:
+        budgets |= share_tokens(replay_tokens, _weights(recipe, groups.original))
+    return budgets
+
+
+def _weights(recipe: Recipe, languages: Iterable[str]) -> dict[str, float]:
+    sources = {language: recipe.data.source(language, "train") for language in languages}
+    return {language: source.weight if source else 1.0 for language, source in sources.items()}
+
+
+def _review_budgets(recipe: Recipe, corpora: Corpora) -> dict[str, int]:
+    """What the documents hold, once; or the recipe's tokens, shared in the same proportion."""
+    tokens = {language: corpus.statistics.tokens for language, corpus in corpora.items()}
+    if recipe.review is None or recipe.review.tokens is None:
+        return tokens
+    return share_tokens(recipe.review.tokens, tokens)
+
+
+def _text_source(data: DataConfig, language: str, part: Literal["train", "valid"]) -> TextSource:
+    source = data.source(language, part)
+    if source is None:
+        raise ConfigError(
+            f"data.{part}: no source for language {language!r}; every language of the recipe is "
+            "measured, so each needs held-out text"
+        )
+    settings = source.model_dump(include=set(SourceConfig.model_fields) - {"weight"})
+    return TextSource(**settings)
+
+
+def describe_corpora(corpora: RunCorpora, recipe: Recipe) -> list[LanguageData]:
+    """What the tokenizer makes of each text, with a warning where it serves a language badly."""
+    groups = recipe.languages.groups()
+    statistics = {language: corpus.statistics for language, corpus in corpora.valid.items()}
+    warnings = tokenizer_warnings(statistics, groups.all_original)
+    parts: list[tuple[Literal["train", "valid", "replay"], Corpora]] = [
+        ("train", corpora.post_pretrain),
+        ("replay", corpora.review),
+        ("valid", corpora.valid),
+    ]
+    return [
+        _describe(corpus, part, warnings.get(language))
+        for part, of_part in parts
+        for language, corpus in of_part.items()
+    ]
+
+
+def _describe(
+    corpus: TokenizedCorpus, part: Literal["train", "valid", "replay"], warning: str | None
+) -> LanguageData:
+    counts = corpus.statistics
+    return LanguageData(
+        language=corpus.language,
+        part=part,
+        documents=counts.documents,
+        tokens=counts.tokens,
+        bytes=counts.bytes,
+        words=counts.words,
+        tokens_per_word=counts.tokens_per_word,
+        tokens_per_byte=counts.tokens_per_byte,
+        unknown_share=counts.unknown_share,
+        byte_fallback_share=counts.fallback_share,
+        skipped=corpus.skipped.count,
+        skipped_examples=tuple(corpus.skipped.examples),
+        warning=warning,
+    )

@@ -1,0 +1,295 @@
+"""A whole run: every stage in order, each made once."""
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polycycle
+from polycycle.checkpoint import open_checkpoint
+from polycycle.config import Recipe
+from polycycle.data import document_policy, tokenizer_hash
+from polycycle.errors import CheckpointError
+from polycycle.files import hash_file, write_json
+from polycycle.results import Alarm, Environment, ModelScores, RunResult, StageCost, StageCurves
+from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
+from polycycle.stages.evaluate import evaluate_model, load_questions
+from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
+from polycycle.stages.train import TRAINING, train_and_write
+from polycycle.surgery import TrainingStage, fill_upcycled, plan_upcycle
+from polycycle.training import uses_bfloat16
+
+Tell = Callable[[str], None]
+_SCORES = "scores.json"
+
+
+class Run:
+    """One recipe carried out in its run folder.
+
+    Each stage's inputs contain the keys of the stages before it, so a change anywhere makes all
+    that follows anew, and nothing else.
+
+    Args:
+        recipe: what to do.
+        tell: where notes for the user go, one line each.
+    """
+
+    def __init__(self, recipe: Recipe, tell: Tell) -> None:
+        self.recipe = recipe
+        self.tell = tell
+        self.output = recipe.output
+        self.base = open_checkpoint(recipe.base, revision=recipe.base_revision)
+        self.tokenizer = load_tokenizer(self.base.folder, recipe.base)
+        self._corpora: RunCorpora | None = None
+        self._keys: dict[str, str] = {}
+
+    def upcycle(self) -> Path:
+        """The freshly upcycled model."""
+        experts = self.recipe.experts
+        files = sorted({info.file for info in self.base.tensors.values()})
+        stage = Stage(
+            name="upcycle",
+            result_version=1,
+            inputs={
+                "base": {file.name: hash_file(file) for file in files},
+                "config": dict(self.base.config),
+                "experts": experts.model_dump(mode="json"),
+                "languages": self.recipe.languages.model_dump(mode="json"),
+                "seed": self.recipe.seed,
+            },
+            make=self._upcycle,
+        )
+        return self._do(stage)
+
+    def _upcycle(self, folder: Path) -> dict[str, Any]:
+        experts = self.recipe.experts
+        plan = plan_upcycle(
+            self.base,
+            num_experts=experts.num_experts,
+            top_k=experts.top_k,
+            renormalize=experts.renormalize,
+            init=experts.init,
+            seed=self.recipe.seed,
+            languages=self.recipe.languages.groups(),
+        )
+        fill_upcycled(plan, folder)
+        return {"bytes": plan.num_bytes}
+
+    def train(self, stage: TrainingStage, source: Path) -> Path:
+        """The model after a training stage that starts from `source`."""
+        config = getattr(self.recipe, stage)
+        name = stage.replace("_", "-")
+        doing = Stage(
+            name=name,
+            result_version=1,
+            inputs={
+                "source": self._keys[source.name],
+                "data": self._data_inputs(),
+                "languages": self.recipe.languages.model_dump(mode="json"),
+                "settings": config.model_dump(mode="json", exclude={"report_to"}),
+                "seed": self.recipe.seed,
+                "bfloat16": uses_bfloat16(config.precision),
+            },
+            make=lambda folder: {},
+        )
+        work = self.output / ".work" / f"{name}-{doing.key[:16]}"
+        making = partial(self._train, stage, source, work)
+        path = self._do(
+            Stage(
+                name=doing.name,
+                result_version=doing.result_version,
+                inputs=doing.inputs,
+                make=making,
+            )
+        )
+        shutil.rmtree(work, ignore_errors=True)
+        return path
+
+    def _train(
+        self, stage: TrainingStage, source: Path, work: Path, folder: Path
+    ) -> dict[str, Any]:
+        pad = self.tokenizer.pad_token_id
+        return train_and_write(
+            self.recipe,
+            stage,
+            self.corpora,
+            source=source,
+            folder=folder,
+            work=work,
+            pad_token=document_policy(self.tokenizer).eos if pad is None else pad,
+            tell=self.tell,
+        )
+
+    def evaluate(self, name: str, model_path: str | Path) -> ModelScores:
+        """Scores of one model."""
+        key = self._keys.get(name, self._keys["upcycle"])
+        stage = Stage(
+            name=f"evaluate-{name}",
+            result_version=1,
+            inputs={
+                "model": [name, key],
+                "data": self._data_inputs(),
+                "questions": self._question_inputs(),
+                "languages": self.recipe.languages.model_dump(mode="json"),
+                "settings": self.recipe.evaluation.model_dump(mode="json"),
+            },
+            make=partial(self._evaluate, name, model_path),
+        )
+        folder = self._do(stage)
+        text = (folder / _SCORES).read_text(encoding="utf-8")
+        return ModelScores.model_validate_json(text)
+
+    def _evaluate(self, name: str, model_path: str | Path, folder: Path) -> dict[str, Any]:
+        scores = evaluate_model(self.recipe, name, model_path, self.corpora.valid, self.tokenizer)
+        (folder / _SCORES).write_text(scores.model_dump_json(indent=2), encoding="utf-8")
+        return {}
+
+    def result(self, models: list[ModelScores], stages: list[Path]) -> RunResult:
+        """Everything that the run found."""
+        records = [json.loads((path / TRAINING).read_text(encoding="utf-8")) for path in stages]
+        recipe = self.recipe
+        return RunResult(
+            name=recipe.name,
+            recipe=recipe.model_dump(mode="json"),
+            languages=recipe.languages.groups(),
+            seed=recipe.seed,
+            base=recipe.base,
+            models=tuple(models),
+            curves=tuple(StageCurves.model_validate(record["curves"]) for record in records),
+            alarms=tuple(Alarm(**alarm) for record in records for alarm in record["alarms"]),
+            data=tuple(describe_corpora(self.corpora, recipe)),
+            costs=tuple(StageCost(**record["cost"]) for record in records),
+            environment=describe_environment(recipe),
+        )
+
+    @property
+    def corpora(self) -> RunCorpora:
+        """The run's texts, tokenized on first use."""
+        if self._corpora is None:
+            self._corpora = load_corpora(self.recipe, self.tokenizer, self.cache_dir)
+            for data in describe_corpora(self._corpora, self.recipe):
+                if data.warning and data.part == "valid":
+                    self.tell(f"tokenizer: {data.warning}")
+                if data.skipped:
+                    self.tell(
+                        f"data: {data.skipped} bad documents of {data.language} ({data.part}) "
+                        f"skipped, the first at {data.skipped_examples[0][0]}"
+                    )
+        return self._corpora
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where tokenized text is kept."""
+        return self.recipe.data.cache_dir or self.output / "cache"
+
+    def _do(self, stage: Stage) -> Path:
+        self._keys[stage.name] = stage.key
+        if is_done(self.output, stage):
+            self.tell(f"{stage.name}: done before, unchanged")
+        return run_stage(self.output, stage, version=polycycle.__version__)
+
+    def _data_inputs(self) -> dict[str, Any]:
+        """What identifies the texts: the cache folders' names are content hashes."""
+        corpora = self.corpora
+        parts = {"train": corpora.post_pretrain, "review": corpora.review, "valid": corpora.valid}
+        return {
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            "packing": self.recipe.data.packing,
+            "repeat": self.recipe.data.repeat,
+            **{
+                part: {language: corpus.folder.name for language, corpus in of_part.items()}
+                for part, of_part in parts.items()
+            },
+        }
+
+    def _question_inputs(self) -> dict[str, Any]:
+        return {
+            language: repr(questions) for language, questions in load_questions(self.recipe).items()
+        }
+
+
+def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -> RunResult:
+    """Carry out a recipe; stages that are done and unchanged are skipped.
+
+    Args:
+        recipe: what to do.
+        tell: where notes for the user go.
+        until: the last training stage to do.
+
+    Returns:
+        Everything that was found so far.
+    """
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    run = Run(recipe, tell)
+    write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
+    upcycled = run.upcycle()
+    models = [run.evaluate("base", recipe.base)]
+    trained = [run.train("post_pretrain", upcycled)]
+    models.append(run.evaluate("post-pretrain", trained[0]))
+    if recipe.review is not None and until == "review":
+        trained.append(run.train("review", trained[0]))
+        models.append(run.evaluate("review", trained[1]))
+    return run.result(models, trained)
+
+
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer in a model folder.
+
+    Raises:
+        CheckpointError: there is none, and training and evaluation need one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name}: no usable tokenizer beside the weights ({error}). Copy tokenizer.json and "
+            "tokenizer_config.json of the model into the folder"
+        ) from error
+
+
+def describe_environment(recipe: Recipe) -> Environment:
+    """Versions and machine."""
+    import os
+
+    import torch
+    import transformers
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    bfloat16 = uses_bfloat16(recipe.post_pretrain.precision)
+    return Environment(
+        polycycle=polycycle.__version__,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        python=sys.version.split()[0],
+        platform=platform.platform(terse=True),
+        processor=_processor(),
+        cpu_cores=len(os.sched_getaffinity(0)),
+        threads=torch.get_num_threads(),
+        gpu=f"{gpus} × {torch.cuda.get_device_name()}" if gpus else None,
+        memory_bytes=pages * page_size,
+        dtype="bfloat16 autocast" if bfloat16 else "float32",
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def stage_folders(output: Path) -> dict[str, dict[str, Any]]:
+    """The manifests of the stages done so far, by stage."""
+    found = {path.name: read_manifest(path) for path in sorted(output.iterdir()) if path.is_dir()}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}

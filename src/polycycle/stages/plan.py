@@ -1,0 +1,149 @@
+"""What a recipe will cost, before anything is done: tokens, steps, parameters, memory, disk."""
+
+import time
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from polycycle.checkpoint import open_checkpoint
+from polycycle.config import Recipe, TrainConfig
+from polycycle.surgery import UpcyclePlan, count_active, count_trainable, plan_upcycle
+
+_PROBE_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """One training stage, forecast.
+
+    Attributes:
+        stage: its name.
+        tokens: to train on; None where only reading the documents will tell.
+        steps: optimizer steps; None likewise.
+        parameters_trainable: with gradients and optimizer state.
+        memory_bytes: weights in float32, gradients, two Adam moments, and the activations of one
+            micro-batch estimated as 34 × hidden size × layers × tokens × 4 bytes plus its logits.
+    """
+
+    stage: str
+    tokens: int | None
+    steps: int | None
+    parameters_trainable: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlan:
+    """A run, forecast.
+
+    Attributes:
+        parameters_total: of the upcycled model.
+        parameters_active: per token.
+        num_experts_per_layer: with the frozen expert.
+        checkpoint_bytes: one upcycled model on disk.
+        disk_bytes: the whole run folder: a model per stage, and two training checkpoints.
+        stages: the training stages.
+    """
+
+    parameters_total: int
+    parameters_active: int
+    num_experts_per_layer: list[int]
+    checkpoint_bytes: int
+    disk_bytes: int
+    stages: tuple[StagePlan, ...]
+
+
+def plan_run(recipe: Recipe) -> RunPlan:
+    """Forecast a recipe from headers and settings alone; nothing is written.
+
+    Raises:
+        UpcycleError: the base cannot be expanded as asked.
+        CheckpointError: the base is not there.
+    """
+    experts = recipe.experts
+    plan = plan_upcycle(
+        open_checkpoint(recipe.base, revision=recipe.base_revision),
+        num_experts=experts.num_experts,
+        top_k=experts.top_k,
+        renormalize=experts.renormalize,
+        init=experts.init,
+    )
+    sizes = {job.name: _count(job.shape) for job in plan.jobs}
+    trainable = count_trainable(sizes)
+    total = sum(sizes.values())
+    stages = [_stage("post-pretrain", recipe.post_pretrain, plan, total, trainable["post_pretrain"])]
+    if recipe.review is not None:
+        stages.append(_stage("review", recipe.review, plan, total, trainable["review"]))
+    counts = list(plan.config["num_experts_per_layer"])
+    return RunPlan(
+        parameters_total=total,
+        parameters_active=count_active(sizes, counts, experts.top_k),
+        num_experts_per_layer=counts,
+        checkpoint_bytes=plan.num_bytes,
+        # Twice the largest training checkpoint: float32 weights and two moments of what is trained.
+        disk_bytes=plan.num_bytes * (1 + len(stages)) + 2 * 12 * trainable["post_pretrain"],
+        stages=tuple(stages),
+    )
+
+
+def _stage(
+    name: str, config: TrainConfig, plan: UpcyclePlan, total: int, trainable: int
+) -> StagePlan:
+    tokens: int | None = getattr(config, "tokens", None)
+    steps = None if tokens is None else ceil(ceil(tokens / config.sequence_length) / config.batch_size)
+    dense = plan.dense.config
+    batch_tokens = (config.micro_batch_size or config.batch_size) * config.sequence_length
+    layers = 1 if config.gradient_checkpointing else int(dense["num_hidden_layers"])
+    activations = 34 * int(dense["hidden_size"]) * layers + 2 * int(dense["vocab_size"])
+    return StagePlan(
+        stage=name,
+        tokens=tokens,
+        steps=steps,
+        parameters_trainable=trainable,
+        memory_bytes=4 * total + 12 * trainable + 4 * batch_tokens * activations,
+    )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def probe_tokens_per_second(recipe: Recipe, work: Path) -> float:
+    """Speed of post-pretraining here, measured on ten steps of one micro-batch of random tokens.
+
+    Args:
+        recipe: whose base, experts and micro-batch to take.
+        work: an empty folder for the upcycled model; the caller removes it.
+    """
+    import torch
+
+    from polycycle.stages.train import load_for_training, train_settings
+    from polycycle.surgery import freeze_for, upcycle
+    from polycycle.training import uses_bfloat16
+
+    experts, config = recipe.experts, recipe.post_pretrain
+    upcycle(recipe.base, work, num_experts=experts.num_experts, top_k=experts.top_k)
+    model: Any = load_for_training(work)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    freeze_for(model, "post_pretrain")
+    settings = train_settings(config, recipe.seed)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+    shape = (settings.micro_batch_size or settings.batch_size, config.sequence_length)
+    ids = torch.randint(model.config.vocab_size, shape, device=device)
+    started = 0.0
+    for step in range(_PROBE_STEPS + 2):
+        if step == 2:  # the first steps allocate memory
+            started = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=uses_bfloat16(config.precision)):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return _PROBE_STEPS * ids.numel() / (time.perf_counter() - started)

@@ -1,0 +1,77 @@
+"""A stage: a folder made once, found again by the hash of everything that shaped it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from polycycle.files import folder_when_whole, hash_json, write_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What a stage is made from, and how.
+
+    Attributes:
+        name: of its folder in the run folder.
+        result_version: raised by hand when the stage's results change.
+        inputs: everything that shapes the result, JSON-able; keys of earlier stages among it.
+        make: fills the folder it is given and says what it cost (any JSON-able values).
+    """
+
+    name: str
+    result_version: int
+    inputs: dict[str, Any]
+    make: Callable[[Path], dict[str, Any]]
+
+    @property
+    def key(self) -> str:
+        """Hash of inputs and version: two stages with the same key have the same result."""
+        return hash_json([self.name, self.result_version, self.inputs])
+
+
+def is_done(output: Path, stage: Stage) -> bool:
+    """Whether the stage's folder is there and was made from the same inputs."""
+    manifest = read_manifest(output / stage.name)
+    return manifest is not None and manifest["key"] == stage.key
+
+
+def run_stage(output: Path, stage: Stage, *, version: str) -> Path:
+    """The stage's folder, made now unless it is there already and unchanged.
+
+    Args:
+        output: the run folder.
+        stage: what to do.
+        version: of polycycle; recorded, not compared.
+    """
+    folder = output / stage.name
+    if is_done(output, stage):
+        return folder
+    with folder_when_whole(folder) as partial:
+        costs = stage.make(partial)
+        write_json(
+            partial / MANIFEST,
+            {
+                "stage": stage.name,
+                "key": stage.key,
+                "result_version": stage.result_version,
+                "inputs": stage.inputs,
+                "costs": costs,
+                "polycycle": version,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+    return folder
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage; None where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest

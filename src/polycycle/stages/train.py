@@ -1,0 +1,202 @@
+"""The training stages: load an upcycled folder, train it, write the next folder."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polycycle.checkpoint import open_checkpoint
+from polycycle.config import Recipe, ReviewConfig, TrainConfig
+from polycycle.data import PackedDataset, evaluation_windows
+from polycycle.evaluation import measure_text
+from polycycle.results import (
+    Alarm,
+    CurvePoint,
+    RoutingPoint,
+    StageCost,
+    StageCurves,
+    ValidationPoint,
+)
+from polycycle.stages.corpora import RunCorpora
+from polycycle.surgery import TrainingStage, inspect_checkpoint, write_trained
+from polycycle.training import AlarmSettings, TrainedStage, TrainSettings, train_stage
+
+TRAINING = "training.json"
+_VALIDATION_CONTEXT = 1024
+
+
+def train_and_write(
+    recipe: Recipe,
+    stage: TrainingStage,
+    corpora: RunCorpora,
+    *,
+    source: Path,
+    folder: Path,
+    work: Path,
+    pad_token: int,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train one stage and fill `folder` with the model and what happened on the way.
+
+    Args:
+        recipe: what to do.
+        stage: `post_pretrain` or `review`.
+        corpora: the run's texts.
+        source: the upcycled model to start from.
+        folder: where the trained model goes.
+        work: where checkpoints live until the stage is done; a killed run goes on from there.
+        pad_token: fills the tail of the last sequence.
+        tell: where alarms and notes go.
+
+    Returns:
+        What it cost, for the manifest.
+    """
+    config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
+    assert config is not None
+    dataset = training_data(recipe, stage, corpora, pad_token)
+    model = load_for_training(source)
+    done = train_stage(
+        model,
+        dataset,
+        stage=stage,
+        groups=recipe.languages.groups(),
+        output_dir=work,
+        settings=train_settings(config, recipe.seed),
+        validate=_validation(corpora, config.validation_bytes),
+        tell=tell,
+    )
+    write_trained(open_checkpoint(source), done.trained, folder, done.trained)
+    curves, alarms = _history(stage, done)
+    cost = _cost(stage, done, model, _active_parameters(source))
+    record = {
+        "curves": curves.model_dump(mode="json"),
+        "alarms": [alarm.model_dump(mode="json") for alarm in alarms],
+        "cost": cost.model_dump(mode="json"),
+    }
+    (folder / TRAINING).write_text(json.dumps(record), encoding="utf-8")
+    shutil.copyfile(work / "metrics.jsonl", folder / "metrics.jsonl")
+    return {"seconds": done.seconds, "steps": done.steps, "tokens": done.tokens}
+
+
+def training_data(
+    recipe: Recipe, stage: TrainingStage, corpora: RunCorpora, pad_token: int
+) -> PackedDataset:
+    """The packed sequences of one stage."""
+    config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
+    assert config is not None
+    groups = recipe.languages.groups()
+    is_first = stage == "post_pretrain"
+    return PackedDataset(
+        corpora.post_pretrain if is_first else corpora.review,
+        corpora.budgets if is_first else corpora.review_budgets,
+        {language: groups.id_of(language) for language in groups.all},
+        sequence_length=config.sequence_length,
+        seed=recipe.seed,
+        pad_token=pad_token,
+        packing=recipe.data.packing,
+        repeat=recipe.data.repeat or (not is_first and config.tokens is not None),
+    )
+
+
+def load_for_training(folder: Path) -> Any:
+    """The model with float32 master weights; autocast decides what products are computed in."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.use_cache = False
+    return model
+
+
+def train_settings(config: TrainConfig, seed: int) -> TrainSettings:
+    """A recipe's section as the training room's flat settings."""
+    shared = set(TrainSettings.__dataclass_fields__) - {"seed", "alarms", "prior_form"}
+    values = {name: getattr(config, name) for name in shared}
+    return TrainSettings(
+        **values,
+        prior_form=config.prior_form if isinstance(config, ReviewConfig) else "paper",
+        alarms=AlarmSettings(**config.alarms.model_dump()),
+        seed=seed,
+    )
+
+
+def _validation(corpora: RunCorpora, max_bytes: int) -> Callable[[Any], Mapping[str, float]]:
+    """Bits per byte of every language on the first held-out documents."""
+    windows = {}
+    for language, corpus in corpora.valid.items():
+        totals = np.cumsum(corpus.text_bytes)
+        count = min(int(np.searchsorted(totals, max_bytes)) + 1, len(corpus))
+        batches = list(
+            evaluation_windows(corpus, context_length=_VALIDATION_CONTEXT, num_documents=count)
+        )
+        windows[language] = (batches, int(totals[count - 1]))
+
+    def validate(model: Any) -> dict[str, float]:
+        return {
+            language: measure_text(model, batches, with_routing=False).bits_per_byte(num_bytes)
+            for language, (batches, num_bytes) in windows.items()
+        }
+
+    return validate
+
+
+def _history(stage: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:
+    name = stage.replace("_", "-")
+    lines = {
+        kind: [m for m in done.metrics if m["kind"] == kind] for kind in ("train", "validation")
+    }
+    curves = StageCurves(
+        stage=name,
+        training=tuple(
+            CurvePoint(**{key: line[key] for key in CurvePoint.model_fields})
+            for line in lines["train"]
+        ),
+        validations=tuple(
+            ValidationPoint(step=line["step"], bits_per_byte=line["bits_per_byte"])
+            for line in lines["validation"]
+        ),
+        routing=tuple(
+            RoutingPoint(**{key: line[key] for key in RoutingPoint.model_fields})
+            for line in lines["train"]
+        ),
+    )
+    alarms = [
+        Alarm(stage=name, kind=alarm.kind, step=alarm.step, message=alarm.message)
+        for alarm in done.alarms
+    ]
+    return curves, alarms
+
+
+def _active_parameters(source: Path) -> int:
+    return inspect_checkpoint(open_checkpoint(source)).parameters_active
+
+
+def _cost(stage: str, done: TrainedStage, model: Any, active: int) -> StageCost:
+    # Forward 2 FLOPs per active parameter and token; backward the same for the inputs' gradients,
+    # and once more for the trained parameters that a token passes through. Attention is left out.
+    share = 1.0 if stage == "post_pretrain" else 0.0
+    experts = active - sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    flops = done.tokens * (4.0 * active + 2.0 * share * max(experts, 0))
+    return StageCost(
+        stage=stage.replace("_", "-"),
+        seconds=done.seconds,
+        tokens=done.tokens,
+        steps=done.steps,
+        tokens_per_second=done.tokens / max(done.seconds, 1e-9),
+        peak_memory_bytes=peak_memory_bytes(),
+        parameters_trainable=done.parameters_trainable,
+        was_resumed=done.was_resumed,
+        training_flops=flops,
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Highest memory so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
