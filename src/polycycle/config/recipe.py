@@ -240,6 +240,8 @@ class ReviewConfig(TrainConfig):
     """The paper uses no balance loss in review."""
     balance_scope: Literal["global", "micro_batch"] = "global"
     """As in post-pretraining; only used when `balance_coef` is above zero."""
+    alarms: AlarmsConfig = AlarmsConfig(plateau_ratio=None)
+    """Review is not there to improve the expanded languages, so a plateau is no alarm."""
 
 
 class EvaluationConfig(Section):

@@ -50,7 +50,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
 
     The order is drawn once, from the seed; item i is the same whoever asks for it and whenever.
     Only the order is held in memory, the tokens stay on disk. A document that does not fit into the
-    rest of a sequence goes on in the next one; the tail of the last sequence is padding.
+    rest of a sequence goes on in another one; one sequence has a tail of padding.
 
     Args:
         corpora: by language, what to draw from.
@@ -110,6 +110,8 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         self._documents = np.concatenate([documents for documents, _ in chosen])[order]
         lengths = np.concatenate([lengths for _, lengths in chosen])[order]
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        # A long document fills several sequences in a row; shuffled, they spread over the batches.
+        self._order = rng.permutation(len(self))
 
     @property
     def num_tokens(self) -> int:
@@ -131,6 +133,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
+        index = int(self._order[index])
         length = self.sequence_length
         item = {
             "input_ids": np.full(length, self.pad_token, np.int64),
