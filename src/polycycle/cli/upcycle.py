@@ -14,16 +14,21 @@ def upcycle(
     dense: Annotated[str, typer.Argument(help="The dense model: a folder or a hub id.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new.")],
     num_experts: Annotated[
-        str, typer.Option(help="Experts per layer with the frozen original: 6, or 2,4,6,… per layer.")
+        str,
+        typer.Option(help="Experts per layer with the frozen original: 6, or 2,4,6,… per layer."),
     ] = "6",
     top_k: Annotated[int, typer.Option(help="Experts per token.")] = 2,
     renormalize: Annotated[
         bool, typer.Option(help="Scale the chosen experts' weights to sum to one.")
     ] = True,
-    init: Annotated[str, typer.Option(help="New experts: `copy` of the original, or `random`.")] = "copy",
+    init: Annotated[
+        str, typer.Option(help="New experts: `copy` of the original, or `random`.")
+    ] = "copy",
     seed: Annotated[int, typer.Option(help="Of the routers (and random experts).")] = 0,
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub id.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan as JSON only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan as JSON only.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Turn every feed-forward block of a dense model into a mixture of experts.

@@ -1,5 +1,7 @@
 """A run as stages: each reads folders and writes one folder."""
 
+from polycycle.stages.base import build_base, copy_base, shipped_base
+from polycycle.stages.demo import write_demo
 from polycycle.stages.pipeline import Run, load_tokenizer, run_recipe, stage_folders
 from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
@@ -9,6 +11,8 @@ __all__ = [
     "RunPlan",
     "Stage",
     "StagePlan",
+    "build_base",
+    "copy_base",
     "is_done",
     "load_tokenizer",
     "plan_run",
@@ -16,5 +20,7 @@ __all__ = [
     "read_manifest",
     "run_recipe",
     "run_stage",
+    "shipped_base",
     "stage_folders",
+    "write_demo",
 ]

@@ -72,7 +72,9 @@ def plan_run(recipe: Recipe) -> RunPlan:
     sizes = {job.name: _count(job.shape) for job in plan.jobs}
     trainable = count_trainable(sizes)
     total = sum(sizes.values())
-    stages = [_stage("post-pretrain", recipe.post_pretrain, plan, total, trainable["post_pretrain"])]
+    stages = [
+        _stage("post-pretrain", recipe.post_pretrain, plan, total, trainable["post_pretrain"])
+    ]
     if recipe.review is not None:
         stages.append(_stage("review", recipe.review, plan, total, trainable["review"]))
     counts = list(plan.config["num_experts_per_layer"])
@@ -91,7 +93,9 @@ def _stage(
     name: str, config: TrainConfig, plan: UpcyclePlan, total: int, trainable: int
 ) -> StagePlan:
     tokens: int | None = getattr(config, "tokens", None)
-    steps = None if tokens is None else ceil(ceil(tokens / config.sequence_length) / config.batch_size)
+    steps = (
+        None if tokens is None else ceil(ceil(tokens / config.sequence_length) / config.batch_size)
+    )
     dense = plan.dense.config
     batch_tokens = (config.micro_batch_size or config.batch_size) * config.sequence_length
     layers = 1 if config.gradient_checkpointing else int(dense["num_hidden_layers"])

@@ -1,0 +1,48 @@
+"""A small parallel world told in thirteen real languages: text without a download.
+
+It proves the pipeline; real corpora prove the method.
+"""
+
+from polycycle.microworld.texts import (
+    ChoiceQuestion,
+    documents,
+    instructions,
+    questions,
+    summaries,
+    translations,
+)
+from polycycle.microworld.tokenizer import train_tokenizer
+from polycycle.microworld.world import (
+    GROUP_1,
+    GROUP_2,
+    LANGUAGES,
+    ORIGINAL,
+    SPARE,
+    UNSEEN_ORIGINAL,
+    Fact,
+    Lexicon,
+    World,
+    lexicon,
+)
+from polycycle.microworld.writing import write_microworld
+
+__all__ = [
+    "GROUP_1",
+    "GROUP_2",
+    "LANGUAGES",
+    "ORIGINAL",
+    "SPARE",
+    "UNSEEN_ORIGINAL",
+    "ChoiceQuestion",
+    "Fact",
+    "Lexicon",
+    "World",
+    "documents",
+    "instructions",
+    "lexicon",
+    "questions",
+    "summaries",
+    "train_tokenizer",
+    "translations",
+    "write_microworld",
+]

@@ -1,0 +1,120 @@
+"""Everything that is told about the world: documents, questions, instructions, translations."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from polycycle.microworld.world import (
+    NUM_PEOPLE,
+    NUM_VALUES,
+    Fact,
+    Lexicon,
+    World,
+    lexicon,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceQuestion:
+    """A question about one fact with ten choices, one of them right.
+
+    Attributes:
+        fact: what it asks about.
+        prompt: the question.
+        choices: answers for all ten values of the relation.
+        answer: index of the right one.
+    """
+
+    fact: Fact
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+def documents(world: World, language: str, *, seed: int) -> Iterator[str]:
+    """An endless stream of short texts: facts in varied sentences, small talk, questions answered.
+
+    Facts are drawn evenly, so a stream of n documents tells each about as often in any language.
+    """
+    words = lexicon(language)
+    draw = random.Random(f"documents {language} {seed}")
+    facts = _facts(world, words)
+    while True:
+        draw.shuffle(facts)
+        position = 0
+        while position < len(facts):
+            count = draw.randint(2, 4)
+            yield _document(facts[position : position + count], words, draw)
+            position += count
+
+
+def _document(told: list[Fact], words: Lexicon, draw: random.Random) -> str:
+    sentences = []
+    for fact in told:
+        if draw.random() < 0.4:
+            sentences.append(words.question(fact) + words.answer(fact))
+        else:
+            sentences.append(words.statement(fact, draw.randrange(len(words.frames))))
+    if draw.random() < 0.5:
+        sentences.insert(draw.randint(0, len(sentences)), draw.choice(words.fillers))
+    return words.space.join(sentences)
+
+
+def _facts(world: World, words: Lexicon) -> list[Fact]:
+    return [
+        world.fact(person, relation) for relation in words.relations for person in range(NUM_PEOPLE)
+    ]
+
+
+def questions(world: World, language: str) -> list[ChoiceQuestion]:
+    """One question for each fact that the language tells, in an order that mixes relations."""
+    words = lexicon(language)
+    found = []
+    for person in range(NUM_PEOPLE):
+        for relation in words.relations:
+            fact = world.fact(person, relation)
+            candidates = [Fact(person, relation, value) for value in range(NUM_VALUES)]
+            found.append(
+                ChoiceQuestion(
+                    fact,
+                    words.question(fact),
+                    tuple(words.answer(candidate) for candidate in candidates),
+                    fact.value,
+                )
+            )
+    random.Random("questions").shuffle(found)
+    return found
+
+
+def instructions(world: World, language: str) -> list[dict[str, str]]:
+    """The questions as a dialogue of two turns, for post-training."""
+    words = lexicon(language)
+    return [
+        {
+            "prompt": f"### User:\n{words.question(fact)}\n### Assistant:\n",
+            "response": words.answer(fact).strip(),
+        }
+        for fact in _facts(world, words)
+    ]
+
+
+def translations(world: World, source: str, target: str) -> list[dict[str, str]]:
+    """Every fact that both languages tell, as a sentence in each."""
+    one, other = lexicon(source), lexicon(target)
+    return [
+        {"source": one.statement(fact), "target": other.statement(fact)}
+        for fact in _facts(world, one)
+        if fact.relation in other.relations
+    ]
+
+
+def summaries(world: World, language: str) -> list[dict[str, str]]:
+    """Small talk around one fact, and the fact: what a one-sentence summary keeps."""
+    words = lexicon(language)
+    draw = random.Random(f"summaries {language}")
+    found = []
+    for fact in _facts(world, words):
+        sentences = draw.sample(words.fillers, 2)
+        sentences.insert(draw.randint(0, 2), words.statement(fact))
+        found.append({"text": words.space.join(sentences), "summary": words.statement(fact)})
+    return found

@@ -1,0 +1,76 @@
+"""The microworld as files, in the layout that any corpus has."""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polycycle.files import folder_when_whole
+from polycycle.microworld.texts import documents, instructions, questions, summaries, translations
+from polycycle.microworld.world import LANGUAGES, World
+
+_TRAIN, _VALID = 1, 2
+
+
+def write_microworld(
+    folder: Path,
+    *,
+    seed: int = 0,
+    languages: Sequence[str] = LANGUAGES,
+    num_documents: int | Mapping[str, int] = 2000,
+    num_valid_documents: int = 100,
+    world_seed: int = 0,
+) -> None:
+    """Write training text, held-out text, questions and tasks, one jsonl file per language.
+
+    `train/el.jsonl`, `valid/el.jsonl` hold `{"text"}`; `questions/el.jsonl` holds `{"prompt",
+    "choices", "answer"}`; `instructions/`, `summary/` and `translation/en-el.jsonl` hold pairs.
+    No held-out document stands in the training text.
+
+    Args:
+        folder: appears only when complete; replaced if it exists.
+        seed: of the documents.
+        languages: which to write.
+        num_documents: training documents, in all languages alike or per language.
+        num_valid_documents: held-out documents per language.
+        world_seed: of the facts; the base that polycycle ships knows the facts of seed 0.
+    """
+    world = World.from_seed(world_seed)
+    with folder_when_whole(folder) as partial:
+        for language in languages:
+            count = num_documents if isinstance(num_documents, int) else num_documents[language]
+            valid = _first(documents(world, language, seed=_VALID), num_valid_documents)
+            stream = documents(world, language, seed=1000 * (seed + 1) + _TRAIN)
+            unseen = (text for text in stream if text not in set(valid))
+            _write(partial / "train" / f"{language}.jsonl", _rows(_first(unseen, count)))
+            _write(partial / "valid" / f"{language}.jsonl", _rows(valid))
+            asked = [
+                {
+                    "prompt": q.prompt,
+                    "choices": q.choices,
+                    "answer": q.answer,
+                    "kind": q.fact.relation,
+                }
+                for q in questions(world, language)
+            ]
+            _write(partial / "questions" / f"{language}.jsonl", asked)
+            _write(partial / "instructions" / f"{language}.jsonl", instructions(world, language))
+            _write(partial / "summary" / f"{language}.jsonl", summaries(world, language))
+        for source, target in itertools.permutations(languages, 2):
+            pairs = translations(world, source, target)
+            _write(partial / "translation" / f"{source}-{target}.jsonl", pairs)
+
+
+def _first(texts: Iterable[str], count: int) -> list[str]:
+    return list(itertools.islice(texts, count))
+
+
+def _rows(texts: Iterable[str]) -> list[dict[str, str]]:
+    return [{"text": text} for text in texts]
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,153 @@
+"""The small dense model that knows the microworld: what ships with polycycle, and how it is made."""
+
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polycycle.data import PackedDataset, TextSource, collate, packed_model_inputs, tokenize_corpus
+from polycycle.files import folder_when_whole
+from polycycle.microworld import (
+    GROUP_1,
+    GROUP_2,
+    ORIGINAL,
+    SPARE,
+    UNSEEN_ORIGINAL,
+    train_tokenizer,
+    write_microworld,
+)
+
+TOKENS = 3_000_000
+# What a base has seen of languages that it does not speak.
+TRACE_TOKENS = 5_000
+_SHAPE: dict[str, Any] = {
+    "hidden_size": 160,
+    "intermediate_size": 448,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
+
+
+def build_base(folder: Path, *, seed: int = 0, tokens: int = TOKENS, family: str = "llama") -> None:
+    """Train the microworld's dense base from nothing and write it to `folder` in bfloat16.
+
+    It speaks en, zh, es, fr and pt, and has seen a trace of the other languages.
+
+    Args:
+        folder: appears only when complete.
+        seed: of weights and data order.
+        tokens: to train on.
+        family: dense architecture.
+    """
+    with folder_when_whole(folder) as partial, tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        train_tokenizer(partial)
+        model = _train(partial, work, seed=seed, tokens=tokens, family=family)
+        model.config.use_cache = True
+        model.to(torch.bfloat16).save_pretrained(partial)
+
+
+def _train(tokenizer_folder: Path, work: Path, *, seed: int, tokens: int, family: str) -> Any:
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        Trainer,
+        TrainingArguments,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    dataset = _dataset(tokenizer, work, seed=seed, tokens=tokens)
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **_SHAPE)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arguments = TrainingArguments(
+            output_dir=str(work / "trainer"),
+            per_device_train_batch_size=32,
+            num_train_epochs=1,
+            learning_rate=3e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=20,
+            adam_beta2=0.95,
+            weight_decay=0.01,
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=50,
+            save_strategy="no",
+            report_to=[],
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            seed=seed,
+        )
+    trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=_collate)
+    trainer.train()
+    return model
+
+
+def _collate(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    batch = collate(items)
+    return {**packed_model_inputs(batch), "labels": batch["labels"]}
+
+
+def _dataset(tokenizer: Any, work: Path, *, seed: int, tokens: int) -> PackedDataset:
+    known = (*ORIGINAL, *UNSEEN_ORIGINAL)
+    others = (*GROUP_1, *GROUP_2, *SPARE)
+    languages = (*known, *others)
+    budgets = dict.fromkeys(others, TRACE_TOKENS)
+    budgets |= dict.fromkeys(known, (tokens - TRACE_TOKENS * len(others)) // len(known))
+    write_microworld(
+        work / "world",
+        seed=seed,
+        languages=languages,
+        num_documents={tag: budgets[tag] // (12 if tag in known else 40) for tag in languages},
+    )
+    corpora = {
+        tag: tokenize_corpus(
+            TextSource(path=f"train/{tag}.jsonl"),
+            tag,
+            tokenizer,
+            work / "cache",
+            root=work / "world",
+        )
+        for tag in languages
+    }
+    return PackedDataset(
+        corpora,
+        budgets,
+        dict(zip(languages, itertools.count(), strict=False)),
+        sequence_length=128,
+        seed=seed,
+        pad_token=tokenizer.pad_token_id,
+        repeat=True,
+    )
+
+
+def shipped_base() -> Path | None:
+    """The base that ships in the package, or None where it was left out."""
+    from importlib.resources import files
+
+    folder = Path(str(files("polycycle.microworld"))) / "base"
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def copy_base(folder: Path) -> None:
+    """Put the shipped base into `folder`, or train one there where none ships."""
+    shipped = shipped_base()
+    if shipped is None:
+        build_base(folder)
+        return
+    with folder_when_whole(folder) as partial:
+        shutil.copytree(shipped, partial, dirs_exist_ok=True)
