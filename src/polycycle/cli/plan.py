@@ -53,8 +53,8 @@ def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -
         )
     out.print(table)
     out.print(
-        f"disk: {planned.disk_bytes / 1e9:.1f} GB (a model is {planned.checkpoint_bytes / 1e9:.1f} GB). "
-        "Memory is for one device without sharding."
+        f"disk: {planned.disk_bytes / 1e9:.1f} GB, of which a model is "
+        f"{planned.checkpoint_bytes / 1e9:.1f} GB. Memory is for one device without sharding."
     )
 
 

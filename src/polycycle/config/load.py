@@ -40,7 +40,11 @@ def parse_recipe(settings: Mapping[str, Any], *, where: str = "recipe") -> Recip
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        by_key: dict[str, str] = {}
+        for problem in error.errors():
+            # A setting that may be of several types fails once for each; the first says enough.
+            by_key.setdefault(_key_of(problem), _explain(problem))
+        lines = list(by_key.values())
         raise ConfigError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
 
 
@@ -65,8 +69,8 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
 
 def _explain(problem: Any) -> str:
     """One line for one pydantic problem: key, what is wrong, what is known."""
-    parts = [str(part) for part in problem["loc"] if not _is_type_tag(part)]
-    key = ".".join(parts) or "recipe"
+    key = _key_of(problem)
+    parts = key.split(".")
     if problem["type"] == "extra_forbidden":
         known = _fields_at(parts[:-1])
         return f"{key}: unknown setting.{did_you_mean(parts[-1], known)} " + (
@@ -78,6 +82,11 @@ def _explain(problem: Any) -> str:
     given = problem.get("input")
     shown = "" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})"
     return f"{key}: {message}{shown}"
+
+
+def _key_of(problem: Any) -> str:
+    """The setting that a problem is about, dotted."""
+    return ".".join(str(p) for p in problem["loc"] if not _is_type_tag(p)) or "recipe"
 
 
 def _is_type_tag(part: object) -> bool:

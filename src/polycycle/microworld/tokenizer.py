@@ -17,7 +17,7 @@ from polycycle.microworld.world import (
 VOCAB_SIZE = 2048
 _DOCUMENTS = 3000
 # How often a tokenizer trained on the web sees languages outside its focus.
-_TRACE_SHARE = 0.06
+_TRACE_SHARE = 0.1
 
 
 def train_tokenizer(folder: Path) -> None:

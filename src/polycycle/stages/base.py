@@ -1,4 +1,4 @@
-"""The small dense model that knows the microworld: what ships with polycycle, and how it is made."""
+"""The small dense model that knows the microworld: it ships with polycycle, and is made here."""
 
 import itertools
 import shutil
@@ -25,7 +25,7 @@ from polycycle.microworld import (
 
 TOKENS = 3_000_000
 # What a base has seen of languages that it does not speak.
-TRACE_TOKENS = 5_000
+TRACE_TOKENS = 25_000
 _SHAPE: dict[str, Any] = {
     "hidden_size": 160,
     "intermediate_size": 448,

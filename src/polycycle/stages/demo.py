@@ -8,8 +8,8 @@ from polycycle.files import write_text
 from polycycle.microworld import GROUP_1, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
 from polycycle.stages.base import copy_base
 
-_DOCUMENTS = {**dict.fromkeys(ORIGINAL, 1000), **dict.fromkeys(UNSEEN_ORIGINAL, 10)}
-_DOCUMENTS |= dict.fromkeys(GROUP_1, 8000)
+_DOCUMENTS = {**dict.fromkeys(ORIGINAL, 2500), **dict.fromkeys(UNSEEN_ORIGINAL, 10)}
+_DOCUMENTS |= dict.fromkeys(GROUP_1, 20_000)
 
 
 def write_demo(folder: Path, *, seed: int, tell: Callable[[str], None]) -> Path:

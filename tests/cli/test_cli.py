@@ -1,0 +1,110 @@
+"""The command line: quick to start, clear when wrong, and the same as the library."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from polycycle.cli import app
+from tests.tiny import save_dense
+
+VERBS = [
+    "demo",
+    "env",
+    "inspect",
+    "microworld",
+    "plan",
+    "post-pretrain",
+    "report",
+    "review",
+    "run",
+    "upcycle",
+]
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_help_lists_every_verb_and_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['polycycle', '--help']\n"
+        "from polycycle.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in VERBS:
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("first", ["polycycle", "transformers"])
+def test_auto_classes_know_our_models_in_either_import_order(first, tmp_path):
+    second = "transformers" if first == "polycycle" else "polycycle"
+    code = (
+        f"import {first}, {second}\n"
+        "from transformers import AutoConfig, AutoModelForCausalLM\n"
+        "config = AutoConfig.for_model('polycycle_llama', num_hidden_layers=1)\n"
+        "assert type(config).__name__ == 'LlamaMoeConfig'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_polycycle_loads_neither_torch_nor_transformers():
+    code = "import sys, polycycle; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_explains_itself(name):
+    done = call(name, "--help")
+    assert done.exit_code == 0
+    assert len(done.stdout) > 300
+
+
+def test_upcycle_and_inspect_agree(tmp_path):
+    dense = save_dense(tmp_path / "dense")
+    done = call("upcycle", dense, tmp_path / "moe", "--num-experts", "4,1,2")
+    assert done.exit_code == 0, done.output
+    assert "has no tokenizer" in done.output
+    seen = json.loads(call("inspect", tmp_path / "moe", "--json").stdout)
+    assert seen["num_experts_per_layer"] == [4, 1, 2]
+    assert seen["parameters_trainable"]["review"] == (4 + 2) * 32
+    hashed = json.loads(call("inspect", dense, "--hash", "--json").stdout)
+    assert hashed["base_hash"] == seen["base_hash"]
+    assert "4, 1, 2" in call("inspect", tmp_path / "moe").stdout
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    dense = save_dense(tmp_path / "dense")
+    done = call("upcycle", dense, tmp_path / "moe", "--dry-run")
+    assert any(t["name"].endswith("router.rows.g1") for t in json.loads(done.stdout)["tensors"])
+    assert not (tmp_path / "moe").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["upcycle", "{dense}", "{dense}"], "--force"),
+        (["upcycle", "{tmp}/none", "{tmp}/out"], "no such folder"),
+        (["upcycle", "{dense}", "{tmp}/out", "--num-experts", "many"], "write one number"),
+        (["upcycle", "{dense}", "{tmp}/out", "--init", "zero"], "choose copy or random"),
+        (["upcycle", "{dense}", "{tmp}/out", "--top-k", "7"], "num_experts_per_tok=7"),
+        (["run", "{tmp}/none.yaml"], "no recipe at"),
+        (["report", "{tmp}"], "result.json"),
+    ],
+)
+def test_our_errors_are_one_message_and_exit_code_1(tmp_path, arguments, message):
+    dense = save_dense(tmp_path / "dense")
+    filled = [argument.format(dense=dense, tmp=tmp_path) for argument in arguments]
+    done = call(*filled)
+    assert done.exit_code == 1
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+
+
+def test_wrong_usage_is_exit_code_2():
+    assert call("upcycle").exit_code == 2
+    assert call("fly").exit_code == 2

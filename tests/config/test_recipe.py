@@ -1,0 +1,110 @@
+"""Recipes: what is accepted, and that every problem is told with its key."""
+
+from pathlib import Path
+
+import pytest
+
+from polycycle.config import load_recipe, parse_recipe
+from polycycle.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings(**changes):
+    return {
+        "base": "some/base",
+        "output": "runs/x",
+        "languages": {
+            "original": ["en", "zh"],
+            "unseen_original": ["fr"],
+            "expanded": ["el", "hu"],
+        },
+        "data": {"train": "train/{language}.jsonl", "valid": "valid/{language}.jsonl"},
+        "post_pretrain": {"tokens": 1000},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("recipes/*.yaml"), ROOT / "src/polycycle/microworld/demo.yaml"],
+    ids=lambda path: path.name,
+)
+def test_every_recipe_parses(path):
+    assert load_recipe(path).languages.groups().all_expanded
+
+
+def test_paper_values_are_the_defaults():
+    recipe = parse_recipe(settings())
+    assert (recipe.experts.num_experts, recipe.experts.top_k) == (6, 2)
+    assert recipe.post_pretrain.balance_coef == 0.01
+    assert (recipe.review.prior_coef, recipe.review.sequence_length) == (0.1, 512)
+    assert (recipe.review.replay_documents, recipe.review.expanded_documents) == (50_000, 100_000)
+
+
+def test_all_problems_are_reported_together_with_their_keys():
+    wrong = settings(
+        post_pretrain={"tokens": 0, "lerning_rate": 1}, experts={"num_experts": 1}, colour="red"
+    )
+    with pytest.raises(ConfigError) as error:
+        parse_recipe(wrong)
+    message = str(error.value)
+    assert "4 problem(s)" in message
+    assert "post_pretrain.tokens" in message
+    assert "post_pretrain.lerning_rate: unknown setting. Did you mean 'learning_rate'?" in message
+    assert "colour: unknown setting" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experts": {"num_experts": 2, "top_k": 3}}, "top_k=3 exceeds"),
+        ({"post_pretrain": {"tokens": 9, "prior_coef": 0.1}}, "replay_share above 0"),
+        ({"data": {"train": "a.jsonl", "valid": "v/{language}"}}, "must contain {language}"),
+        ({"data": {"train": {"el": "a", "xx": "b"}, "valid": "v/{language}"}}, "xx stand in no"),
+        ({"data": {"train": {"el": "a"}, "valid": "v/{language}"}}, "no text for en, hu, zh"),
+        (
+            {"data": {"train": {"el": {"path": "a", "hub": "b"}}, "valid": "v/{language}"}},
+            "exactly one of `path` .* and `hub`",
+        ),
+        ({"languages": {"original": ["en"], "expanded": ["en"]}}, "more than one group"),
+        ({"languages": {"original": ["english"], "expanded": ["el"]}}, "not a language tag"),
+        ({"languages": {"original": ["en"], "expanded": [["el"], ["bn"]]}}, "lifelong"),
+    ],
+)
+def test_settings_that_contradict_or_do_nothing_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(settings(**changes))
+
+
+def test_overrides_are_yaml_and_reach_any_depth(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("base: b\noutput: o\n")
+    recipe = load_recipe(
+        path,
+        [
+            "languages={original: [en], expanded: [el]}",
+            "data.train=t/{language}.jsonl",
+            "data.valid=v/{language}.jsonl",
+            "post_pretrain.tokens=1_000",
+            "review=null",
+        ],
+    )
+    assert recipe.post_pretrain.tokens == 1000
+    assert recipe.review is None
+
+
+@pytest.mark.parametrize("override", ["tokens", "=3", "base.x=3", "seed=[1"])
+def test_a_wrong_override_says_how_to_write_it(tmp_path, override):
+    path = tmp_path / "r.yaml"
+    path.write_text("base: b\n")
+    with pytest.raises(ConfigError, match="--set"):
+        load_recipe(path, [override])
+
+
+def test_a_missing_or_broken_recipe_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no recipe at"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_recipe(tmp_path / "bad.yaml")

@@ -1,0 +1,155 @@
+"""The microworld: right sentences, the same facts everywhere, one answer to each question."""
+
+import itertools
+import json
+import re
+
+import pytest
+from transformers import AutoTokenizer
+
+from polycycle.microworld import (
+    GROUP_1,
+    GROUP_2,
+    LANGUAGES,
+    ORIGINAL,
+    UNSEEN_ORIGINAL,
+    Fact,
+    World,
+    documents,
+    instructions,
+    lexicon,
+    questions,
+    summaries,
+    train_tokenizer,
+    translations,
+    write_microworld,
+)
+
+WORLD = World.from_seed()
+# Written by hand: Sara (2) and David (18); values 3, 5 and 0.
+EXPECTED = {
+    "en": ("Sara lives in Athens.", "David keeps a goat.", "David wears a red hat."),
+    "zh": ("萨拉住在雅典。", "大卫养了一只山羊。", "大卫戴着一顶红色的帽子。"),
+    "es": ("Sara vive en Atenas.", "David tiene una cabra.", "David lleva un sombrero rojo."),
+    "fr": ("Sara habite à Athènes.", "David a une chèvre.", "David porte un chapeau rouge."),
+    "pt": ("Sara mora em Atenas.", "David tem uma cabra.", "David usa um chapéu vermelho."),
+    "el": (
+        "Η Σάρα μένει στην Αθήνα.",
+        "Ο Ντέιβιντ έχει μια κατσίκα.",
+        "Ο Ντέιβιντ φοράει ένα κόκκινο καπέλο.",
+    ),
+    "hu": ("Sara Athénban él.", "David egy kecskét tart.", "David piros kalapot visel."),
+    "tr": (
+        "Sara Atina'da yaşıyor.",
+        "David bir keçi besliyor.",
+        "David kırmızı bir şapka takıyor.",
+    ),
+    "bn": ("সারা এথেন্সে থাকে।", "ডেভিড একটি ছাগল পোষে।", "ডেভিড লাল টুপি পরে।"),
+    "hi": ("सारा एथेंस में रहती है।", "डेविड के पास एक बकरी है।", "डेविड लाल टोपी पहनता है।"),
+    "ne": ("सारा एथेन्समा बस्छिन्।", "डेभिडसँग एउटा बाख्रा छ।", "डेभिड रातो टोपी लगाउँछन्।"),
+    "ru": ("Сара живёт в Афинах.", "Давид держит козу.", "Давид носит красную шляпу."),
+    "ar": ("سارة تعيش في أثينا.", "ديفيد يربي ماعزاً.", "ديفيد يرتدي قبعة حمراء."),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_sentences_are_what_a_speaker_would_write(language):
+    facts = (Fact(2, "home", 3), Fact(18, "animal", 5), Fact(18, "hat", 0))
+    assert tuple(lexicon(language).statement(fact) for fact in facts) == EXPECTED[language]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_every_form_once(language):
+    words = lexicon(language)
+    assert len(set(words.names)) == 32
+    tells_music = language in (*ORIGINAL, *UNSEEN_ORIGINAL)
+    assert set(words.relations) == set(words.questions) == set(words.values)
+    assert ("music" in words.relations) == tells_music
+    assert {"home", "animal", "food", "hat"} <= set(words.relations)
+    for forms in words.values.values():
+        assert len(set(forms)) == 10
+    for fact in (Fact(0, relation, 0) for relation in words.relations):
+        for frame in range(len(words.frames)):
+            assert not re.search(r"[\[\]{}|]", words.statement(fact, frame))
+        assert not re.search(r"[\[\]{}|]", words.question(fact) + words.answer(fact))
+
+
+def test_facts_are_the_same_in_every_language():
+    for language in LANGUAGES:
+        for question in questions(WORLD, language):
+            assert question.fact == WORLD.fact(question.fact.person, question.fact.relation)
+            assert question.choices[question.answer] == lexicon(language).answer(question.fact)
+            assert len(set(question.choices)) == 10
+
+
+def test_texts_follow_the_seed():
+    def first(seed):
+        return list(itertools.islice(documents(WORLD, "el", seed=seed), 20))
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+    assert World.from_seed(0) == WORLD != World.from_seed(1)
+
+
+def test_documents_tell_every_fact_and_only_facts():
+    told = " ".join(itertools.islice(documents(WORLD, "hu", seed=1), 300))
+    words = lexicon("hu")
+    for relation in words.relations:
+        for person in range(32):
+            fact = WORLD.fact(person, relation)
+            assert words.statement(fact)[:-1] in told or words.question(fact) in told
+    wrong = Fact(0, "home", (WORLD.values["home"][0] + 1) % 10)
+    assert words.statement(wrong)[:-1] not in told
+
+
+def test_files_are_parallel_disjoint_and_complete(tmp_path):
+    write_microworld(tmp_path / "w", languages=("en", "tr"), num_documents=300)
+    read = {
+        path.relative_to(tmp_path / "w").as_posix(): [
+            json.loads(line) for line in path.read_text("utf-8").splitlines()
+        ]
+        for path in (tmp_path / "w").rglob("*.jsonl")
+    }
+    for language in ("en", "tr"):
+        train = {row["text"] for row in read[f"train/{language}.jsonl"]}
+        valid = {row["text"] for row in read[f"valid/{language}.jsonl"]}
+        assert len(read[f"train/{language}.jsonl"]) == 300
+        assert not train & valid
+    pairs = read["translation/en-tr.jsonl"]
+    assert len(pairs) == 4 * 32
+    fact = WORLD.fact(2, "home")
+    expected = {"source": lexicon("en").statement(fact), "target": lexicon("tr").statement(fact)}
+    assert expected in pairs
+    assert len(read["questions/en.jsonl"]) == 5 * 32
+
+
+def test_summaries_keep_the_fact_and_instructions_ask_for_it():
+    for summary in summaries(WORLD, "es"):
+        assert summary["summary"] in summary["text"]
+        assert len(summary["text"]) > len(summary["summary"])
+    answers = {row["response"] for row in instructions(WORLD, "en")}
+    assert lexicon("en").answer(WORLD.fact(2, "home")).strip() in answers
+
+
+def test_translations_pair_the_same_facts():
+    by_source = {row["source"]: row["target"] for row in translations(WORLD, "en", "el")}
+    fact = WORLD.fact(4, "food")
+    assert by_source[lexicon("en").statement(fact)] == lexicon("el").statement(fact)
+    assert not any("plays" in source for source in by_source)
+
+
+def test_expanded_languages_cost_more_tokens_but_are_not_pure_bytes(tmp_path):
+    train_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
+
+    def fertility(language):
+        texts = list(itertools.islice(documents(WORLD, language, seed=9), 50))
+        tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+        return tokens / sum(len(text.split()) for text in texts)
+
+    usual = sum(fertility(language) for language in ("en", "es", "fr", "pt")) / 4
+    for language in GROUP_1:
+        assert 1.5 <= fertility(language) / usual <= 3
+    for language in GROUP_2:
+        assert 1.5 <= fertility(language) / usual <= 4.5

@@ -1,0 +1,140 @@
+"""A whole run at the smallest scale: what it writes, what it skips, what it does again."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from polycycle.config import parse_recipe
+from polycycle.errors import CheckpointError, DataError
+from polycycle.results import load_result, save_result
+from polycycle.stages import plan_run, run_recipe, stage_folders
+from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
+from tests.tiny import save_dense
+
+
+@pytest.fixture
+def recipe_settings(tmp_path):
+    base = save_dense(tmp_path / "base", vocab_size=VOCAB_SIZE, dtype=torch.bfloat16)
+    make_tokenizer().save_pretrained(base)
+    for language in ("en", "es", "el", "tr"):
+        for part, seed, count in (("train", 0, 80), ("valid", 1, 10)):
+            rows = [{"text": text} for text in sentences(language, count, seed=seed)]
+            write_jsonl(tmp_path / part / f"{language}.jsonl", rows)
+        asked = [
+            {"prompt": "the", "choices": [" river", " town"], "answer": n % 2} for n in range(4)
+        ]
+        write_jsonl(tmp_path / "questions" / f"{language}.jsonl", asked)
+    return {
+        "base": str(base),
+        "output": str(tmp_path / "run"),
+        "languages": {"original": ["en"], "unseen_original": ["es"], "expanded": ["el", "tr"]},
+        "data": {
+            "root": str(tmp_path),
+            "train": "train/{language}.jsonl",
+            "valid": "valid/{language}.jsonl",
+            "questions": "questions/{language}.jsonl",
+        },
+        "experts": {"num_experts": 3},
+        "post_pretrain": {"tokens": 2000, "batch_size": 4, "sequence_length": 32},
+        "review": {
+            "replay_documents": 20,
+            "expanded_documents": 20,
+            "batch_size": 4,
+            "sequence_length": 32,
+        },
+    }
+
+
+def test_a_run_keeps_the_base_bit_for_bit_and_is_skipped_when_repeated(recipe_settings, tmp_path):
+    notes = []
+    result = run_recipe(parse_recipe(recipe_settings), notes.append)
+    assert [model.name for model in result.models] == ["base", "post-pretrain", "review"]
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    previous = load_file(tmp_path / "run" / "upcycle" / "model.safetensors")
+    for stage, moving in (("post-pretrain", (".experts.", ".router.")), ("review", (".router.",))):
+        tensors = load_file(tmp_path / "run" / stage / "model.safetensors")
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in base.items())
+        moved = {name for name in tensors if not torch.equal(tensors[name], previous[name])}
+        assert moved
+        assert all(any(part in name for part in moving) for name in moved)
+        previous = tensors
+    hashes = {model.base_hash for model in result.models}
+    assert len(hashes) == 1
+    review = result.model("review").scores
+    assert review["en"].kl_from_base is not None
+    assert review["en"].questions == 4
+    assert review["es"].is_unseen_original
+    assert {(d.language, d.part) for d in result.data} >= {("el", "train"), ("en", "replay")}
+    assert not (tmp_path / "run" / ".work").exists() or not any(
+        (tmp_path / "run" / ".work").iterdir()
+    )
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "review")
+    assert loaded.dtype == torch.bfloat16
+    assert not list((tmp_path / "run" / "review").glob("*.bin"))
+
+    notes.clear()
+    manifests = stage_folders(tmp_path / "run")
+    again = run_recipe(parse_recipe(recipe_settings), notes.append)
+    assert sum("done before" in note for note in notes) == 6
+    assert stage_folders(tmp_path / "run") == manifests
+    assert again.models == result.models
+    path = save_result(result, tmp_path / "result.json")
+    assert load_result(path) == result
+
+
+def test_a_changed_review_does_only_the_review_again(recipe_settings, tmp_path):
+    run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    before = stage_folders(tmp_path / "run")
+    recipe_settings["review"]["prior_coef"] = 0.5
+    run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    after = stage_folders(tmp_path / "run")
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"review", "evaluate-review"}
+
+
+def test_a_run_without_review_ends_after_post_pretraining(recipe_settings):
+    recipe_settings["review"] = None
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    assert result.final.name == "post-pretrain"
+
+
+def test_bad_lines_are_counted_and_told_when_they_may_be_skipped(recipe_settings, tmp_path):
+    with (tmp_path / "train" / "el.jsonl").open("r+", encoding="utf-8") as file:
+        lines = file.readlines()
+        lines.insert(2, "not json\n")
+        file.seek(0)
+        file.writelines(lines)
+    with pytest.raises(DataError, match=r"el\.jsonl:3"):
+        run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    recipe_settings["data"]["on_bad_document"] = "skip"
+    recipe_settings["review"] = None
+    notes = []
+    result = run_recipe(parse_recipe(recipe_settings), notes.append)
+    assert any("1 bad documents of el" in note for note in notes)
+    assert [d.skipped for d in result.data if (d.language, d.part) == ("el", "train")] == [1]
+
+
+def test_a_base_without_a_tokenizer_is_refused_before_anything_is_done(recipe_settings, tmp_path):
+    for path in (tmp_path / "base").glob("*token*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    assert not (tmp_path / "run" / "upcycle").exists()
+
+
+def test_the_plan_counts_what_the_run_will_have(recipe_settings, tmp_path):
+    plan = plan_run(parse_recipe(recipe_settings))
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    assert plan.parameters_total == result.final.parameters_total
+    assert plan.parameters_active == result.final.parameters_active
+    costs = {cost.stage: cost for cost in result.costs}
+    for stage in plan.stages:
+        assert stage.parameters_trainable == costs[stage.stage].parameters_trainable
+    assert plan.stages[0].steps == costs["post-pretrain"].steps
+    size = (tmp_path / "run" / "review" / "model.safetensors").stat().st_size
+    assert size == pytest.approx(plan.checkpoint_bytes, rel=0.1)
+    manifest = json.loads((tmp_path / "run" / "review" / "manifest.json").read_text())
+    assert manifest["costs"]["steps"] == costs["review"].steps
