@@ -187,8 +187,6 @@ class TrainConfig(Section):
     """Recompute activations in the backward pass (non-reentrant)."""
     torch_compile: bool = False
     """Compile the model; worth its warm-up on long runs."""
-    fsdp: bool = False
-    """Shard parameters over the processes of `torchrun` with FSDP2."""
     router_z_coef: Coefficient = 0.0
     """Weight of the router z-loss (ST-MoE; not in the papers)."""
     log_every_steps: Count = 10

@@ -42,8 +42,9 @@ def write_microworld(
             count = num_documents if isinstance(num_documents, int) else num_documents[language]
             valid = _first(documents(world, language, seed=_VALID), num_valid_documents)
             stream = documents(world, language, seed=1000 * (seed + 1) + _TRAIN)
-            unseen = (text for text in stream if text not in set(valid))
-            _write(partial / "train" / f"{language}.jsonl", _rows(_first(unseen, count)))
+            held_out = set(valid)
+            train = _first((text for text in stream if text not in held_out), count)
+            _write(partial / "train" / f"{language}.jsonl", _rows(train))
             _write(partial / "valid" / f"{language}.jsonl", _rows(valid))
             asked = [
                 {

@@ -23,7 +23,7 @@ from polycycle.microworld import (
     write_microworld,
 )
 
-TOKENS = 3_000_000
+TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
 TRACE_TOKENS = 25_000
 _SHAPE: dict[str, Any] = {

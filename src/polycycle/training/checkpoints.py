@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there, and a metrics file that agrees with them."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -34,7 +35,8 @@ def publish(output_dir: Path, step: int) -> Path:
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """The last whole checkpoint; what a killed run left half-written is removed."""
-    shutil.rmtree(partial_folder(output_dir), ignore_errors=True)
+    if int(os.environ.get("RANK", "0")) == 0:
+        shutil.rmtree(partial_folder(output_dir), ignore_errors=True)
     found = _checkpoints(output_dir)
     return found[-1] if found else None
 
@@ -71,6 +73,8 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
 
 def cut_metrics(output_dir: Path, step: int) -> None:
     """Forget what was logged after `step`: the resumed run logs it again."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
     kept = [line for line in read_metrics(output_dir) if line["step"] <= step]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
     write_text(output_dir / METRICS, text)

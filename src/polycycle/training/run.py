@@ -1,6 +1,7 @@
 """Training one stage: from a loaded model and a dataset to a trained model in memory."""
 
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -166,7 +167,7 @@ def _build(
 
 
 def _arguments(output_dir: Path, settings: TrainSettings, num_sequences: int) -> TrainingArguments:
-    ranks = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate launch
     share = settings.batch_size // ranks
     micro = settings.micro_batch_size or share
     if settings.batch_size % (micro * ranks):
@@ -190,6 +191,7 @@ def _arguments(output_dir: Path, settings: TrainSettings, num_sequences: int) ->
             adam_beta2=settings.adam_beta2,
             bf16=uses_bfloat16(settings.precision),
             use_cpu=not torch.cuda.is_available(),
+            ddp_backend=None if torch.cuda.is_available() or ranks == 1 else "gloo",
             gradient_checkpointing=settings.gradient_checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},
             torch_compile=settings.torch_compile,
