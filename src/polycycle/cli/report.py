@@ -22,5 +22,5 @@ def report(
     path = run_folder / "result.json" if run_folder.is_dir() else run_folder
     result = load_result(path)
     page = write_report(result, folder or path.parent / "report")
-    out.print(terminal_table(result))
+    out.print(terminal_table(result), soft_wrap=False)  # tables and sentences wrap
     tell(f"report: {page}")

@@ -63,6 +63,6 @@ def carry_out(
     page = write_report(result, recipe.output / "report")
     final = Path(result.final.folder)
     (final / "README.md").write_text(model_card(result), encoding="utf-8")
-    out.print(terminal_table(result))
+    out.print(terminal_table(result), soft_wrap=False)  # tables and sentences wrap
     tell(f"model:  {final}")
     tell(f"report: {page}")
