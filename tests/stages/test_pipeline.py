@@ -13,6 +13,7 @@ from polycycle.results import load_result, save_result
 from polycycle.stages import plan_run, run_recipe, stage_folders
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
+from tests.training.test_two_processes import torchrun
 
 
 @pytest.fixture
@@ -138,3 +139,22 @@ def test_the_plan_counts_what_the_run_will_have(recipe_settings, tmp_path):
     assert size == pytest.approx(plan.checkpoint_bytes, rel=0.1)
     manifest = json.loads((tmp_path / "run" / "review" / "manifest.json").read_text())
     assert manifest["costs"]["steps"] == costs["review"].steps
+
+
+@pytest.mark.slow
+def test_a_run_of_two_sharded_processes_writes_each_stage_once(recipe_settings, tmp_path):
+    recipe_settings["post_pretrain"]["fsdp"] = True
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe_settings))  # JSON is YAML
+    done = torchrun("-m", "polycycle", "run", str(path))
+    assert done.stdout.count("report:") + done.stderr.count("report:") == 1
+    two = load_result(tmp_path / "run" / "result.json")
+    one = run_recipe(
+        parse_recipe({**recipe_settings, "output": str(tmp_path / "one")}), lambda note: None
+    )
+    for language in ("en", "es", "el", "tr"):
+        together, alone = (r.model("review").scores[language] for r in (two, one))
+        assert together.bits_per_byte == pytest.approx(alone.bits_per_byte, rel=1e-3)
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    tensors = load_file(tmp_path / "run" / "review" / "model.safetensors")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in base.items())

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from polycycle.errors import PolycycleError
+from polycycle.ranks import is_first_rank
 
 app = typer.Typer(
     name="polycycle",
@@ -23,8 +24,9 @@ out = Console(soft_wrap=True, highlight=False)
 
 
 def tell(message: str) -> None:
-    """A note for the user, on standard error."""
-    err.print(message, markup=False)
+    """A note for the user, on standard error; said once, however many processes run."""
+    if is_first_rank():
+        err.print(message, markup=False)
 
 
 def verb(name: str, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -54,11 +54,15 @@ def carry_out(
     from polycycle.config import load_recipe
 
     recipe = load_recipe(path, overrides)
+    from polycycle.ranks import is_first_rank, leave_ranks
     from polycycle.report import model_card, terminal_table, write_report
     from polycycle.results import save_result
     from polycycle.stages import run_recipe
 
     result = run_recipe(recipe, tell, until=until)
+    leave_ranks()
+    if not is_first_rank():
+        return
     save_result(result, recipe.output / "result.json")
     page = write_report(result, recipe.output / "report")
     final = Path(result.final.folder)

@@ -185,6 +185,9 @@ class TrainConfig(Section):
     """Autocast; `auto` takes bfloat16 where the processor or GPU computes it fast."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass (non-reentrant)."""
+    fsdp: bool = False
+    """Under `torchrun`: spread parameters, gradients and optimizer state over all processes (FSDP2)
+    instead of keeping a copy in each."""
     torch_compile: bool = False
     """Compile the model; worth its warm-up on long runs."""
     router_z_coef: Coefficient = 0.0

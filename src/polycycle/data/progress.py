@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from polycycle.ranks import is_first_rank
+
 
 @contextmanager
 def tokenizing_bars() -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
@@ -20,7 +22,7 @@ def tokenizing_bars() -> Iterator[Callable[[str, int | None], Callable[[int], No
         TextColumn("{task.completed:,.0f} tokens"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns) as bars:
+    with Progress(*columns, disable=not is_first_rank()) as bars:
 
         def start(language: str, max_tokens: int | None = None) -> Callable[[int], None]:
             task = bars.add_task(language, total=max_tokens)

@@ -16,6 +16,7 @@ from polycycle.config import Recipe
 from polycycle.data import document_policy, tokenizer_hash
 from polycycle.errors import CheckpointError
 from polycycle.files import hash_file, write_json
+from polycycle.ranks import first_rank_first, is_first_rank, join_ranks
 from polycycle.results import Alarm, Environment, ModelScores, RunResult, StageCost, StageCurves
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions
@@ -105,9 +106,11 @@ class Run:
                 result_version=doing.result_version,
                 inputs=doing.inputs,
                 make=making,
+                on_every_rank=True,
             )
         )
-        shutil.rmtree(work, ignore_errors=True)
+        if is_first_rank():
+            shutil.rmtree(work, ignore_errors=True)
         return path
 
     def _train(
@@ -171,7 +174,8 @@ class Run:
     def corpora(self) -> RunCorpora:
         """The run's texts, tokenized on first use."""
         if self._corpora is None:
-            self._corpora = load_corpora(self.recipe, self.tokenizer, self.cache_dir)
+            with first_rank_first():
+                self._corpora = load_corpora(self.recipe, self.tokenizer, self.cache_dir)
             for data in describe_corpora(self._corpora, self.recipe):
                 if data.warning and data.part == "valid":
                     self.tell(f"tokenizer: {data.warning}")
@@ -224,9 +228,12 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
     Returns:
         Everything that was found so far.
     """
+    join_ranks()
     recipe.output.mkdir(parents=True, exist_ok=True)
-    run = Run(recipe, tell)
-    write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
+    with first_rank_first():  # it may have to download the base
+        run = Run(recipe, tell)
+    if is_first_rank():
+        write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
     upcycled = run.upcycle()
     models = [run.evaluate("base", recipe.base)]
     trained = [run.train("post_pretrain", upcycled)]

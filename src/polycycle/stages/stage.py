@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polycycle.files import folder_when_whole, hash_json, write_json
+from polycycle.ranks import any_rank, is_first_rank, wait_for_ranks
 
 MANIFEST = "manifest.json"
 
@@ -21,12 +22,15 @@ class Stage:
         result_version: raised by hand when the stage's results change.
         inputs: everything that shapes the result, JSON-able; keys of earlier stages among it.
         make: fills the folder it is given and says what it cost (any JSON-able values).
+        on_every_rank: whether all processes call `make`, of which the first alone writes; else the
+            first calls it and the others wait.
     """
 
     name: str
     result_version: int
     inputs: dict[str, Any]
     make: Callable[[Path], dict[str, Any]]
+    on_every_rank: bool = False
 
     @property
     def key(self) -> str:
@@ -35,9 +39,9 @@ class Stage:
 
 
 def is_done(output: Path, stage: Stage) -> bool:
-    """Whether the stage's folder is there and was made from the same inputs."""
-    manifest = read_manifest(output / stage.name)
-    return manifest is not None and manifest["key"] == stage.key
+    """Whether the stage's folder is there and was made from the same inputs; all ranks agree."""
+    manifest = read_manifest(output / stage.name) if is_first_rank() else None
+    return any_rank(flag=manifest is not None and manifest["key"] == stage.key)
 
 
 def run_stage(output: Path, stage: Stage, *, version: str) -> Path:
@@ -50,6 +54,11 @@ def run_stage(output: Path, stage: Stage, *, version: str) -> Path:
     """
     folder = output / stage.name
     if is_done(output, stage):
+        return folder
+    if not is_first_rank():
+        if stage.on_every_rank:
+            stage.make(folder)
+        wait_for_ranks()
         return folder
     with folder_when_whole(folder) as partial:
         costs = stage.make(partial)
@@ -65,6 +74,7 @@ def run_stage(output: Path, stage: Stage, *, version: str) -> Path:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )
+    wait_for_ranks()
     return folder
 
 

@@ -12,7 +12,9 @@ import torch
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import Recipe, ReviewConfig, TrainConfig
 from polycycle.data import PackedDataset, evaluation_windows
+from polycycle.errors import TrainingError
 from polycycle.evaluation import measure_text
+from polycycle.ranks import is_first_rank, join_ranks, num_ranks
 from polycycle.results import (
     Alarm,
     CurvePoint,
@@ -23,7 +25,13 @@ from polycycle.results import (
 )
 from polycycle.stages.corpora import RunCorpora
 from polycycle.surgery import TrainingStage, inspect_checkpoint, write_trained
-from polycycle.training import AlarmSettings, TrainedStage, TrainSettings, train_stage
+from polycycle.training import (
+    AlarmSettings,
+    TrainedStage,
+    TrainSettings,
+    is_sharded,
+    train_stage,
+)
 
 TRAINING = "training.json"
 _VALIDATION_CONTEXT = 1024
@@ -42,6 +50,8 @@ def train_and_write(
 ) -> dict[str, Any]:
     """Train one stage and fill `folder` with the model and what happened on the way.
 
+    Every rank takes part; only the first writes.
+
     Args:
         recipe: what to do.
         stage: `post_pretrain` or `review`.
@@ -58,7 +68,7 @@ def train_and_write(
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
     dataset = training_data(recipe, stage, corpora, pad_token)
-    model = load_for_training(source)
+    model = load_for_training(source, fsdp=config.fsdp)
     done = train_stage(
         model,
         dataset,
@@ -69,6 +79,8 @@ def train_and_write(
         validate=_validation(corpora, config.validation_bytes),
         tell=tell,
     )
+    if not is_first_rank():
+        return {}
     write_trained(open_checkpoint(source), done.trained, folder, done.trained)
     curves, alarms = _history(stage, done)
     cost = _cost(stage, done, model, _active_parameters(source))
@@ -102,12 +114,27 @@ def training_data(
     )
 
 
-def load_for_training(folder: Path) -> Any:
-    """The model with float32 master weights; autocast decides what products are computed in."""
-    from transformers import AutoModelForCausalLM
+def load_for_training(folder: Path, *, fsdp: bool = False) -> Any:
+    """The model with float32 master weights; autocast decides what products are computed in.
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    Args:
+        folder: an upcycled model.
+        fsdp: spread it over the ranks, if there are several (FSDP2, one unit per decoder layer).
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    how: dict[str, Any] = {}
+    if fsdp and num_ranks() > 1:
+        join_ranks()
+        how["distributed_config"] = DistributedConfig(fsdp_size=num_ranks())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
     model.config.use_cache = False
+    if how and not is_sharded(model):
+        raise TrainingError(
+            "fsdp: transformers loaded the model whole on every process instead of sharding it; "
+            "install transformers 5.17 or newer, or set fsdp: false"
+        )
     return model
 
 

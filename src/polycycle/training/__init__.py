@@ -4,6 +4,7 @@ from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import read_metrics
 from polycycle.training.run import TrainedStage, TrainingInterrupted, train_stage
 from polycycle.training.settings import AlarmSettings, TrainSettings, fast_bfloat16, uses_bfloat16
+from polycycle.training.sharding import is_sharded
 
 __all__ = [
     "AlarmSettings",
@@ -13,6 +14,7 @@ __all__ = [
     "TrainedStage",
     "TrainingInterrupted",
     "fast_bfloat16",
+    "is_sharded",
     "read_metrics",
     "train_stage",
     "uses_bfloat16",

@@ -1,13 +1,13 @@
 """Checkpoints that are whole or not there, and a metrics file that agrees with them."""
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from polycycle.files import sync_folder, write_text
+from polycycle.ranks import is_first_rank
 
 METRICS = "metrics.jsonl"
 _PARTIAL = "tmp-checkpoint"
@@ -35,7 +35,7 @@ def publish(output_dir: Path, step: int) -> Path:
 
 def latest_checkpoint(output_dir: Path) -> Path | None:
     """The last whole checkpoint; what a killed run left half-written is removed."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_rank():
         shutil.rmtree(partial_folder(output_dir), ignore_errors=True)
     found = _checkpoints(output_dir)
     return found[-1] if found else None
@@ -73,7 +73,7 @@ def read_metrics(output_dir: Path) -> list[dict[str, Any]]:
 
 def cut_metrics(output_dir: Path, step: int) -> None:
     """Forget what was logged after `step`: the resumed run logs it again."""
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not is_first_rank():
         return
     kept = [line for line in read_metrics(output_dir) if line["step"] <= step]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)

@@ -141,12 +141,13 @@ def compute_losses(
         num_original_tokens=step.original,
     )
     z = router_z_loss(routing.router_logits, is_real)
-    # The gradient is averaged over ranks afterwards. Losses over global counts are sums over ranks,
-    # so they are multiplied by the ranks; so is a global balance loss, of whose gradient each rank
-    # holds only its own tokens' part.
+    # Loss and gradient are averaged over ranks afterwards. Losses over global counts are sums over
+    # ranks, so they are multiplied by the ranks. Of a global balance loss every rank has the whole
+    # value, but only its own tokens' part of the gradient: that alone is multiplied.
     summed = nats.sum() / step.labels + objective.prior_coef * prior
-    balance_scale = step.ranks if objective.balance_scope == "global" else 1
-    averaged = objective.balance_coef * balance_scale * balance + objective.router_z_coef * z
+    if objective.balance_scope == "global":
+        balance = balance + (step.ranks - 1) * (balance - balance.detach())
+    averaged = objective.balance_coef * balance + objective.router_z_coef * z
     return MicroBatch(
         total=summed * step.ranks + averaged / step.micro_batches,
         nats=by_language,

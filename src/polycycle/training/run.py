@@ -1,7 +1,6 @@
 """Training one stage: from a loaded model and a dataset to a trained model in memory."""
 
 import logging
-import os
 import signal
 import threading
 import warnings
@@ -20,6 +19,7 @@ from transformers.trainer_callback import ProgressCallback
 from polycycle.errors import PolycycleError, TrainingError
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import frozen_expert_only
+from polycycle.ranks import any_rank, join_ranks, num_ranks
 from polycycle.surgery import TrainingStage, freeze_for
 from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import cut_metrics, latest_checkpoint, read_metrics, step_of
@@ -27,6 +27,7 @@ from polycycle.training.monitor import Monitor
 from polycycle.training.objective import Objective
 from polycycle.training.progress import ProgressBar
 from polycycle.training.settings import TrainSettings, uses_bfloat16
+from polycycle.training.sharding import is_sharded
 from polycycle.training.trainer import RoutedTrainer, Validate
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def train_stage(
         TrainingInterrupted: stopped by Ctrl-C or SIGTERM, after saving.
         TrainingError: the loss is not finite, or a checkpoint does not fit.
     """
+    join_ranks()
     output_dir.mkdir(parents=True, exist_ok=True)
     names = freeze_for(model, stage)
     checkpoint = latest_checkpoint(output_dir)
@@ -133,7 +135,7 @@ def _build(
     tell: Callable[[str], None],
     stage: TrainingStage,
 ) -> RoutedTrainer:
-    args = _arguments(output_dir, settings, len(dataset))
+    args = _arguments(output_dir, settings, len(dataset), is_sharded=is_sharded(model))
     total_steps = -(-len(dataset) // settings.batch_size)
     base: dict[str, float] = {}
     if validate is not None:
@@ -166,8 +168,10 @@ def _build(
     return trainer
 
 
-def _arguments(output_dir: Path, settings: TrainSettings, num_sequences: int) -> TrainingArguments:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and accelerate launch
+def _arguments(
+    output_dir: Path, settings: TrainSettings, num_sequences: int, *, is_sharded: bool
+) -> TrainingArguments:
+    ranks = num_ranks()
     share = settings.batch_size // ranks
     micro = settings.micro_batch_size or share
     if settings.batch_size % (micro * ranks):
@@ -199,6 +203,7 @@ def _arguments(output_dir: Path, settings: TrainSettings, num_sequences: int) ->
             logging_nan_inf_filter=False,
             save_strategy="steps",
             save_steps=settings.save_every_steps or max(total_steps // 10, 1),
+            save_only_model=is_sharded,  # the Trainer cannot save the rest; RoutedTrainer does
             report_to=list(settings.report_to),
             remove_unused_columns=False,
             disable_tqdm=True,
@@ -217,8 +222,9 @@ class _StopWhenAsked(TrainerCallback):
         self.stop = stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask the Trainer to save and stop."""
-        if self.stop.is_set():
+        """Ask the Trainer to save and stop; all ranks stop after the same step."""
+        if any_rank(flag=self.stop.is_set()):
+            self.stop.set()
             control.should_save = True
             control.should_training_stop = True
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
@@ -19,9 +20,11 @@ from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import append_metrics, partial_folder, publish
 from polycycle.training.monitor import Monitor
 from polycycle.training.objective import Objective, StepCounts, compute_losses, count_step
+from polycycle.training.sharding import is_sharded, load_shard, save_shard, whole
 
 Validate = Callable[[Any], Mapping[str, float]]
 _STATE = "polycycle.json"
+_SCHEDULER = "scheduler.json"
 
 
 class RoutedTrainer(Trainer):
@@ -53,6 +56,7 @@ class RoutedTrainer(Trainer):
         tell: Callable[[RaisedAlarm], None],
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collate)
+        self.is_sharded = is_sharded(model)
         # compute_loss divides by counts of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self.objective = objective
@@ -175,9 +179,13 @@ class RoutedTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         step = self.state.global_step
         output_dir = Path(str(self.args.output_dir))
+        folder = partial_folder(output_dir) / f"checkpoint-{step}"
+        if self.is_sharded:  # the Trainer saved neither of these
+            self._save_rng_state(str(folder))
+            if self.is_world_process_zero():
+                (folder / _SCHEDULER).write_text(json.dumps(self.lr_scheduler.state_dict()))
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            folder = partial_folder(output_dir) / f"checkpoint-{step}"
             state = {
                 "monitor": self.monitor.state(),
                 "alarms": self.alarms.state(),
@@ -191,16 +199,42 @@ class RoutedTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only what is trained: the rest is in the folder that the stage started from."""
         assert output_dir is not None
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_file(self.trained_tensors(), Path(output_dir) / "model.safetensors")
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.is_sharded:
+            save_shard(self.model, self._torch_optimizer, folder)
+        elif self.is_world_process_zero():
+            save_file(self.trained_tensors(), folder / "model.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.is_sharded:  # else with the optimizer, which does not exist yet
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_shard(self.model, self._torch_optimizer, Path(checkpoint))
+            state = json.loads((Path(checkpoint) / _SCHEDULER).read_text(encoding="utf-8"))
+            self.lr_scheduler.load_state_dict(state)
+            rates = zip(self.optimizer.param_groups, state["_last_lr"], strict=True)
+            for group, learning_rate in rates:
+                group["lr"] = learning_rate
+
+    @property
+    def _torch_optimizer(self) -> Optimizer:
+        wrapped: Any = self.optimizer  # by accelerate
+        return wrapped.optimizer  # type: ignore[no-any-return]
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """The trained parameters, whole, on the CPU."""
-        return {
-            name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().cpu().contiguous()
-            for name, p in self.model.named_parameters()
-            if p.requires_grad
-        }
+        """The trained parameters, whole, on the CPU; empty on all ranks but the first."""
+        trained = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                tensor = whole(parameter.detach())
+                if self.is_world_process_zero():
+                    trained[name] = tensor.cpu().contiguous()
+        return trained
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Frozen parameters are missing from checkpoints on purpose; anything else is not."""
