@@ -222,3 +222,16 @@ def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
 def test_metrics_cut_off_by_a_kill_are_read_up_to_the_cut(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1}) + '\n{"ki')
     assert read_metrics(tmp_path) == [{"kind": "train", "step": 1}]
+
+
+def test_bfloat16_autocast_trains_float32_weights_to_within_two_percent_of_float32(tmp_path):
+    _, exact = run(tmp_path, tmp_path / "float32", dataset=Sequences(80))
+    half = dataclasses.replace(SETTINGS, precision="bfloat16")
+    _, rounded = run(tmp_path, tmp_path / "bfloat16", half, dataset=Sequences(80))
+    assert {tensor.dtype for tensor in rounded.trained.values()} == {torch.float32}
+    lines = [[m for m in done.metrics if m["kind"] == "train"] for done in (exact, rounded)]
+    for one, other in zip(*lines, strict=True):
+        assert other["loss"] != one["loss"]
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
+        for language, nats in one["lm_loss"].items():
+            assert other["lm_loss"][language] == pytest.approx(nats, rel=0.02)

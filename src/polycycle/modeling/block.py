@@ -77,6 +77,8 @@ class MoeBlockMixin(nn.Module):
             layer_index=layer_index,
         )
 
+    # How many rows an expert gets is data; torch.compile would break the graph many times in here.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mixture of the chosen experts for each token; [B, S, D] in and out."""
         if _frozen_expert_only.get():

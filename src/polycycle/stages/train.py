@@ -133,7 +133,7 @@ def load_for_training(folder: Path, *, fsdp: bool = False) -> Any:
     if how and not is_sharded(model):
         raise TrainingError(
             "fsdp: transformers loaded the model whole on every process instead of sharding it; "
-            "install transformers 5.17 or newer, or set fsdp: false"
+            "install transformers 5.19 or newer, or set fsdp: false"
         )
     return model
 
