@@ -253,7 +253,8 @@ class EvaluationConfig(Section):
     max_questions: Count | None = None
     """Questions per language; all by default."""
     context_length: Annotated[int, Field(ge=8)] | None = None
-    """Window for long documents; by default the model's own, at most 2048."""
+    """Window for long documents; by default the model's own, at most 2048. Say what the base was
+    trained on if that is less: beyond it bits per byte rise whatever the language."""
     batch_tokens: Count = 8192
     """Tokens per forward pass."""
 

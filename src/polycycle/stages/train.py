@@ -76,7 +76,7 @@ def train_and_write(
         groups=recipe.languages.groups(),
         output_dir=work,
         settings=train_settings(config, recipe.seed),
-        validate=_validation(corpora, config.validation_bytes),
+        validate=_validation(corpora, config.validation_bytes, recipe.evaluation.context_length),
         tell=tell,
     )
     if not is_first_rank():
@@ -150,14 +150,18 @@ def train_settings(config: TrainConfig, seed: int) -> TrainSettings:
     )
 
 
-def _validation(corpora: RunCorpora, max_bytes: int) -> Callable[[Any], Mapping[str, float]]:
+def _validation(
+    corpora: RunCorpora, max_bytes: int, context_length: int | None
+) -> Callable[[Any], Mapping[str, float]]:
     """Bits per byte of every language on the first held-out documents."""
     windows = {}
     for language, corpus in corpora.valid.items():
         totals = np.cumsum(corpus.text_bytes)
         count = min(int(np.searchsorted(totals, max_bytes)) + 1, len(corpus))
         batches = list(
-            evaluation_windows(corpus, context_length=_VALIDATION_CONTEXT, num_documents=count)
+            evaluation_windows(
+                corpus, context_length=context_length or _VALIDATION_CONTEXT, num_documents=count
+            )
         )
         windows[language] = (batches, int(totals[count - 1]))
 
