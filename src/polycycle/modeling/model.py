@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import initialization as init
 
-from polycycle.errors import TrainingError
+from polycycle.errors import CheckpointError, TrainingError
 from polycycle.modeling.block import MoeBlockMixin, NewExperts
 from polycycle.modeling.recording import watch_routers
 from polycycle.routing import Router
@@ -26,6 +26,7 @@ class UpcycledModelMixin(nn.Module):
     def post_init(self) -> None:
         """Replace feed-forward blocks, then let transformers initialise and tie as usual."""
         config: Any = self.config
+        _refuse_untested_parallelism(getattr(config, "distributed_config", None))
         for index, layer in enumerate(self.model.layers):  # type: ignore[union-attr,arg-type]
             if config.num_experts_per_layer[index] > 1:
                 layer.mlp = self.moe_block(config, index)
@@ -60,3 +61,14 @@ class UpcycledModelMixin(nn.Module):
         if gradient_checkpointing_func is not None:
             kwargs["gradient_checkpointing_func"] = gradient_checkpointing_func
         super()._set_gradient_checkpointing(enable=enable, **kwargs)  # type: ignore[misc]
+
+
+def _refuse_untested_parallelism(distributed_config: Any) -> None:
+    """The dense class's tensor-parallel plan would leave every new expert whole on every rank."""
+    for name in ("tp_size", "ep_size", "pp_size"):
+        size = getattr(distributed_config, name, None) or 1
+        if size > 1:
+            raise CheckpointError(
+                f"{name}={size}: an upcycled model cannot be split this way. Shard it with "
+                "DistributedConfig(fsdp_size=N), or place whole layers with device_map='auto'"
+            )
