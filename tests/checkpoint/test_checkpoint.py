@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -110,6 +111,24 @@ def test_a_broken_folder_is_refused_with_what_is_wrong(dense, tmp_path, harm, me
     harm(folder)
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder)
+
+
+def test_a_hub_model_is_fetched_at_its_revision_without_pickles_or_code(dense, monkeypatch):
+    asked = {}
+
+    def snapshot_download(name, *, revision, allow_patterns):
+        asked.update(name=name, revision=revision, allow=allow_patterns)
+        return str(dense)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    checkpoint = open_checkpoint("org/model", revision="abc")
+    assert checkpoint.name == "org/model"
+    assert checkpoint.folder == dense
+    assert (asked["name"], asked["revision"]) == ("org/model", "abc")
+    wanted = ["model-00001-of-00002.safetensors", "config.json", "tokenizer.json"]
+    unwanted = ["pytorch_model.bin", "modeling_custom.py", "model.pt", "optimizer.pkl"]
+    fits = [any(fnmatch(name, p) for p in asked["allow"]) for name in wanted + unwanted]
+    assert fits == [True] * 3 + [False] * 4
 
 
 def test_a_hub_id_that_cannot_be_fetched_says_what_to_try():

@@ -64,6 +64,8 @@ class SourceConfig(Section):
     """The configuration name of a hub dataset (`20231101.el`)."""
     split: str = "train"
     """The split of a hub dataset."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub dataset; pin it, and the text stays what it was."""
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
     """How to read the files; `auto` goes by the file name."""
     text_field: str = "text"
@@ -77,8 +79,9 @@ class SourceConfig(Section):
     def _one_place(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give exactly one of `path` (local) and `hub` (a dataset id)")
-        if self.hub is None and self.subset is not None:
-            raise ValueError("`subset` belongs to `hub` datasets")
+        for name in ("subset", "revision"):
+            if self.hub is None and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` belongs to `hub` datasets")
         return self
 
 
