@@ -48,6 +48,8 @@ def oracle(hidden, mlp, packs, ids, weights):
         total = torch.zeros(D, dtype=hidden.dtype)
         for choice in range(ids.shape[1]):
             expert = int(ids[token, choice])
+            if expert == -1:
+                continue
             if expert == 0:
                 out = mlp(hidden[token])
             else:
@@ -92,6 +94,37 @@ def test_gradcheck():
 def test_all_tokens_on_expert_0_give_the_dense_block_bit_for_bit():
     hidden, mlp, packs, _, _ = setup(torch.float32)
     ids, weights = torch.zeros(23, 1, dtype=torch.long), torch.ones(23, 1)
+    got = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
+    assert torch.equal(got, mlp(hidden))
+
+
+def test_all_tokens_on_expert_0_at_less_than_full_weight_are_weighted():
+    hidden, mlp, packs, _, _ = setup(top_k=1)
+    ids, weights = torch.zeros(23, 1, dtype=torch.long), torch.full((23, 1), 0.25)
+    got = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
+    torch.testing.assert_close(got, 0.25 * mlp(hidden))
+
+
+@pytest.mark.parametrize("empty", [0.3, 0.9])
+def test_a_choice_left_empty_adds_nothing_and_costs_nothing(empty):
+    hidden, mlp, packs, ids, weights = setup(top_k=3)
+    ids = torch.where(torch.rand(ids.shape) < empty, -1, ids)
+    ids[0] = torch.tensor([0, -1, -1])
+    rows = []
+
+    def count(inputs):
+        rows.append(len(inputs))
+        return mlp(inputs)
+
+    got = moe_forward(hidden, count, packs, mlp.act_fn, ids, weights)
+    torch.testing.assert_close(got, oracle(hidden, mlp, packs, ids, weights))
+    assert rows == [int((ids == 0).sum())]
+
+
+def test_tokens_whose_only_expert_is_0_give_the_dense_block_bit_for_bit():
+    hidden, mlp, packs, _, _ = setup(torch.float32)
+    ids = torch.tensor([[0, -1]]).repeat(23, 1)
+    weights = torch.tensor([[1.0, 0.0]]).repeat(23, 1)
     got = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
     assert torch.equal(got, mlp(hidden))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from polycycle.experts import FROZEN_EXPERT
+from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -30,8 +30,8 @@ def moe_forward(
     dtypes, cast, add in order of experts), so an exported model rounds as this one does. Products
     stay in the dtype of their inputs for the same reason.
 
-    Where every assignment is the frozen expert, it runs on the very rows given and nothing else
-    happens: the result is the dense model's, bit for bit.
+    Where every token takes the frozen expert alone, at weight 1, it runs on the very rows given and
+    nothing else happens: the result is the dense model's, bit for bit.
 
     Args:
         hidden_ND: [N, D].
@@ -41,15 +41,16 @@ def moe_forward(
             [E, D, F].
         act_fn: the dense block's activation.
         expert_ids_NK: [N, K] int64; 0 is the frozen expert, new experts count on from 1 over all
-            groups. A token never has the same expert twice.
+            groups, −1 is no expert. A token never has the same expert twice.
         expert_weights_NK: [N, K].
     """
-    if bool((expert_ids_NK == FROZEN_EXPERT).all()):
+    is_frozen = (expert_ids_NK == FROZEN_EXPERT) & (expert_weights_NK == 1)
+    if bool((is_frozen | (expert_ids_NK == NO_EXPERT)).all()):
         return frozen_expert(hidden_ND)
     num_experts = 1 + sum(down.shape[0] for _, down in new_experts)
     flat_ids = expert_ids_NK.flatten()
-    order = flat_ids.argsort(stable=True)
-    counts: list[int] = torch.bincount(flat_ids, minlength=num_experts).tolist()
+    num_empty, *counts = torch.bincount(flat_ids - NO_EXPERT, minlength=num_experts + 1).tolist()
+    order = flat_ids.argsort(stable=True)[num_empty:]
     rows = order // expert_ids_NK.shape[1]
     inputs = hidden_ND.index_select(0, rows)
     num_frozen = counts[FROZEN_EXPERT]
