@@ -11,6 +11,7 @@ from polycycle.cli import app
 from tests.tiny import save_dense
 
 VERBS = [
+    "allocate",
     "demo",
     "env",
     "inspect",

@@ -1,9 +1,10 @@
 """One file per verb: arguments in, one call, result printed. Nothing here imports torch."""
 
-from polycycle.cli import demo, env, inspect, microworld, plan, report, run, upcycle
+from polycycle.cli import allocate, demo, env, inspect, microworld, plan, report, run, upcycle
 from polycycle.cli.app import app, main
 
 __all__ = [
+    "allocate",
     "app",
     "demo",
     "env",
