@@ -43,10 +43,10 @@ def models(request, tmp_path_factory):
     return case, load(dense), load(folder / "moe")
 
 
-def to_expert_0(router, hidden_ND):
+def to_expert_0(router, hidden_BSD):
     """A router that sends every token to expert 0 alone."""
-    shape = (len(hidden_ND), 1)
-    logits = torch.zeros(len(hidden_ND), router.num_experts)
+    shape = (hidden_BSD[..., 0].numel(), 1)
+    logits = torch.zeros(shape[0], router.num_experts)
     return RouterOutput(logits, torch.zeros(shape, dtype=torch.long), torch.ones(shape))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from polycycle.losses import (
     BalanceStatistics,
     balance_statistics,
+    language_classifier_loss,
     language_prior_loss,
     load_balancing_loss,
     router_z_loss,
@@ -170,3 +171,38 @@ def test_losses_of_no_layers_are_refused():
     ):
         with pytest.raises(ValueError, match="record_routing"):
             call()
+
+
+def test_classifier_loss_equals_its_formula_and_adds_up_over_micro_batches():
+    rng = np.random.default_rng(0)
+    scores = [3 * rng.standard_normal(12) for _ in range(2)]
+    is_original, mask = rng.random(12) < 0.5, rng.random(12) < 0.8
+    layers = []
+    for layer in scores:
+        nats = [
+            math.log(1 + math.exp(-score if original else score))
+            for score, original, real in zip(layer, is_original, mask, strict=True)
+            if real
+        ]
+        layers.append(sum(nats) / len(nats))
+    masks = torch.from_numpy(is_original), torch.from_numpy(mask)
+    whole = language_classifier_loss(tensors(scores), *masks)
+    assert whole.item() == pytest.approx(sum(layers) / len(layers), rel=1e-12)
+    parts = [
+        language_classifier_loss(
+            [torch.from_numpy(layer[rows]) for layer in scores],
+            *(each[rows] for each in masks),
+            num_tokens=int(mask.sum()),
+        )
+        for rows in (slice(0, 5), slice(5, 12))
+    ]
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_balance_leaves_empty_choices_out():
+    logits, ids, _ = random_layers(3, num_experts=(4,))
+    with_empty = ids[0].copy()
+    with_empty[5:9, 1] = -1
+    (statistics,) = balance_statistics(tensors(logits), tensors([with_empty]))
+    expected = np.bincount(with_empty[with_empty >= 0], minlength=4)
+    assert statistics.assignments.tolist() == expected.tolist()

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from polycycle.data import collate
 from polycycle.errors import TrainingError
+from polycycle.modeling import record_routing
 from polycycle.training import (
     AlarmSettings,
     TrainingInterrupted,
@@ -235,3 +237,30 @@ def test_bfloat16_autocast_trains_float32_weights_to_within_two_percent_of_float
         assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
         for language, nats in one["lm_loss"].items():
             assert other["lm_loss"][language] == pytest.approx(nats, rel=0.02)
+
+
+def test_review_teaches_the_classifiers_to_tell_original_text(tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, prior_coef=0.1, classifier_coef=1.0, learning_rate=0.05, save_every_steps=None
+    )
+    model = tiny_moe(tmp_path, classifier_layers=[1])
+    done = train_stage(
+        model,
+        Sequences(200),
+        stage="review",
+        groups=GROUPS,
+        output_dir=tmp_path / "run",
+        settings=settings,
+        tell=lambda message: None,
+    )
+    losses = [line["classifier_loss"] for line in done.metrics if line["kind"] == "train"]
+    assert losses[0] > 0.4
+    assert losses[-1] < 0.4
+    assert "model.layers.1.mlp.router.classifier.weight" in done.trained
+    with torch.no_grad(), record_routing(model) as routing:
+        batch = collate([Sequences(8, seed=9)[i] for i in range(8)])
+        model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+    judged = routing.layers[1].classifier_scores > 0
+    languages = batch["language_ids"].flatten()
+    assert judged[languages == 0].float().mean() > 0.5
+    assert judged[languages > 1].float().mean() < 0.2

@@ -129,6 +129,15 @@ class DataConfig(Section):
         return self
 
 
+class ClassifierConfig(Section):
+    """Language classifiers in front of routers: original text goes to expert 0 alone (LayerMoE)."""
+
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """The layers that get one, counted from 0 (paper: 7 of 24, where languages are most alike)."""
+    form: Literal["token", "sequence"] = "token"
+    """Decide per token, or once per sequence as published; that refuses packing and caches."""
+
+
 class ExpertsConfig(Section):
     """The shape of the mixture of experts."""
 
@@ -142,6 +151,8 @@ class ExpertsConfig(Section):
     language-modelling loss (only the balance and prior losses move it)."""
     init: Literal["copy", "random"] = "copy"
     """New experts start as copies of the original FFN, or random (the paper's ablation)."""
+    classifier: ClassifierConfig | None = None
+    """Language classifiers, trained in review; null has none, as MoE-LPR."""
 
 
 class AlarmsConfig(Section):
@@ -240,6 +251,8 @@ class ReviewConfig(TrainConfig):
     """γ of the language-priors loss (paper: 0.1)."""
     prior_form: Literal["paper", "released"] = "paper"
     """The paper's −log G₀, or the released code's bounded form, which needs a larger γ."""
+    classifier_coef: Coefficient = 0.1
+    """Weight of the language classifiers' loss, where the model has any (LayerMoE: 0.1)."""
     balance_coef: Coefficient = 0.0
     """The paper uses no balance loss in review."""
     balance_scope: Literal["global", "micro_batch"] = "global"
@@ -310,6 +323,13 @@ class Recipe(Section):
         if isinstance(counts, int) and self.experts.top_k > counts:
             problems.append(
                 f"experts.top_k={self.experts.top_k} exceeds experts.num_experts={counts}"
+            )
+        classifier = self.experts.classifier
+        packs = self.data.packing == "documents"
+        if classifier is not None and classifier.form == "sequence" and packs:
+            problems.append(
+                "experts.classifier.form=sequence judges whole rows, but data.packing=documents "
+                "puts several documents into one; use form: token"
             )
         if len(groups.expanded) > 1:
             problems.append(

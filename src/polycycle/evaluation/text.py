@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polycycle.data import IGNORED_LABEL, WindowBatch
-from polycycle.experts import FROZEN_EXPERT
+from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
 from polycycle.modeling import RoutingRecord, frozen_expert_only, record_routing
 from polycycle.routing import Router
 
@@ -134,7 +134,7 @@ def _tally_routing(routing: RoutingRecord, is_real: Tensor, tally: TextTally) ->
         ids = layer.expert_ids[is_real]
         on_frozen = torch.where(ids == FROZEN_EXPERT, weights, torch.zeros_like(weights)).sum(-1)
         num_experts = layer.router_logits.shape[-1]
-        assignments = torch.bincount(ids.flatten(), minlength=num_experts).cpu()
+        assignments = torch.bincount(ids[ids != NO_EXPERT], minlength=num_experts).cpu()
         before = tally.layers.setdefault(
             layer.layer_index, LayerTally(0.0, torch.zeros_like(assignments), 0)
         )

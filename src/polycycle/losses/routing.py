@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polycycle.experts import FROZEN_EXPERT
+from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
 
 PriorForm = Literal["paper", "released"]
 
@@ -44,7 +44,7 @@ def balance_statistics(
 
     Args:
         router_logits: per layer [T, E].
-        expert_ids: per layer [T, K], the experts chosen.
+        expert_ids: per layer [T, K], the experts chosen; −1 is none.
         mask: [T] bool, True where the token counts (False for padding); None counts all.
     """
     return [
@@ -63,7 +63,8 @@ def _layer_statistics(logits: Tensor, ids: Tensor, mask: Tensor | None) -> Balan
     if mask is None:
         mask = torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device)
     probs = F.softmax(_wide(logits), dim=-1)
-    counts = F.one_hot(ids, logits.shape[-1]).sum(dim=1)
+    # One class more, for choices left empty; it is dropped again.
+    counts = F.one_hot(ids - NO_EXPERT, logits.shape[-1] + 1).sum(dim=1)[:, 1:]
     weights = mask.to(probs.dtype)
     return BalanceStatistics(
         assignments=(counts.to(probs.dtype) * weights[:, None]).sum(0),
@@ -136,6 +137,39 @@ def language_prior_loss(
         loss = torch.where(original, loss, torch.zeros_like(loss)).sum() / denominator
         groups[logits.shape[-1] if form == "released" else 0].append(loss)
     return torch.stack([torch.stack(layers).mean() for layers in groups.values()]).mean()
+
+
+def language_classifier_loss(
+    classifier_scores: Sequence[Tensor],
+    is_original: Tensor,
+    mask: Tensor,
+    *,
+    num_tokens: Tensor | int | None = None,
+) -> Tensor:
+    """Mean over layers and tokens of the cross-entropy of "original or expanded".
+
+    Args:
+        classifier_scores: per layer that has a classifier [T]; above zero is original.
+        is_original: [T] bool, True where the token comes from an original-language document.
+        mask: [T] bool, False for padding.
+        num_tokens: what to divide by; by default the tokens of this call. See
+            `language_prior_loss` on accumulated steps.
+
+    Source: LayerMoE, arXiv:2505.22582, L_cls. Two classes, so a logistic loss on the difference of
+        their scores.
+    """
+    _require_layers(classifier_scores)
+    if num_tokens is None:
+        num_tokens = mask.sum()
+    denominator = torch.as_tensor(num_tokens, device=mask.device).clamp(min=1)
+    losses = []
+    for scores in classifier_scores:
+        wide = _wide(scores)
+        nats = F.binary_cross_entropy_with_logits(
+            wide, is_original.to(wide.dtype), reduction="none"
+        )
+        losses.append(torch.where(mask, nats, torch.zeros_like(nats)).sum() / denominator)
+    return torch.stack(losses).mean()
 
 
 def router_z_loss(router_logits: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:

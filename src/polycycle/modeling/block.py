@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polycycle.routing import Router, moe_forward
+from polycycle.routing import LanguageClassifier, Router, moe_forward
 
 _frozen_expert_only: ContextVar[bool] = ContextVar("frozen_expert_only", default=False)
 
@@ -75,6 +75,7 @@ class MoeBlockMixin(nn.Module):
             renormalize=config.renormalize,
             weights_dtype=config.routing_weights_dtype,
             layer_index=layer_index,
+            classifier=_classifier_of(config, layer_index),
         )
 
     # How many rows an expert gets is data; torch.compile would break the graph many times in here.
@@ -83,13 +84,12 @@ class MoeBlockMixin(nn.Module):
         """Mixture of the chosen experts for each token; [B, S, D] in and out."""
         if _frozen_expert_only.get():
             return super().forward(hidden_states)  # type: ignore[no-any-return]
-        hidden_ND = hidden_states.reshape(-1, hidden_states.shape[-1])
-        routed = self.router(hidden_ND)
+        routed = self.router(hidden_states)
         # Phi-3 names it differently; every dense block of transformers has one of the two.
         act_fn: Any = self.act_fn if hasattr(self, "act_fn") else self.activation_fn
         packs: Any = [(group.gate_up_proj, group.down_proj) for group in self.experts.values()]
         mixed = moe_forward(
-            hidden_ND,
+            hidden_states.reshape(-1, hidden_states.shape[-1]),
             super().forward,
             packs,
             act_fn,
@@ -97,3 +97,11 @@ class MoeBlockMixin(nn.Module):
             routed.expert_weights,
         )
         return mixed.reshape(hidden_states.shape)
+
+
+def _classifier_of(config: Any, layer_index: int) -> LanguageClassifier | None:
+    if layer_index not in (config.classifier_layers or ()):
+        return None
+    return LanguageClassifier(
+        config.hidden_size, threshold=config.classifier_threshold, form=config.classifier_form
+    )

@@ -1,9 +1,11 @@
 """The fields that an upcycled model's config has beside the dense model's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from polycycle.errors import UpcycleError
+from polycycle.routing import ClassifierForm
 
 
 @dataclass(kw_only=True)
@@ -18,6 +20,9 @@ class UpcycledConfigMixin:
         num_experts_per_tok: experts per token; a layer with fewer experts uses them all.
         renormalize: whether the chosen experts' weights are scaled to sum to one.
         routing_weights_dtype: `float32` or `hidden`, as the family's stock MoE has it.
+        classifier_layers: the layers with a language classifier in front of the router.
+        classifier_form: whether it decides per `token`, or per `sequence` as published.
+        classifier_threshold: the score above which text is judged original.
         language_groups: `{"original": […], "unseen_original": […], "expanded": [[…], …]}`.
         base_model: name or folder of the dense model, as it was given.
         base_hash: content hash of the dense model's tensors.
@@ -28,6 +33,9 @@ class UpcycledConfigMixin:
     num_experts_per_tok: int = 2
     renormalize: bool = True
     routing_weights_dtype: Literal["float32", "hidden"] = "float32"
+    classifier_layers: list[int] | None = None
+    classifier_form: ClassifierForm = "token"
+    classifier_threshold: float = 0.0
     language_groups: dict[str, Any] | None = None
     base_model: str | None = None
     base_hash: str | None = None
@@ -44,6 +52,7 @@ class UpcycledConfigMixin:
             self.new_experts_by_group,
             num_layers=num_layers,
             top_k=self.num_experts_per_tok,
+            classifier_layers=self.classifier_layers or (),
         )
 
     def groups_of_layer(self, layer_index: int) -> dict[str, int]:
@@ -62,6 +71,7 @@ def check_experts(
     *,
     num_layers: int,
     top_k: int,
+    classifier_layers: Sequence[int] = (),
 ) -> None:
     """Refuse expert counts that do not describe a model.
 
@@ -84,6 +94,13 @@ def check_experts(
             raise UpcycleError(
                 f"layer {layer}: new_experts_by_group adds {added} to the frozen expert, "
                 f"but num_experts_per_layer says {count}"
+            )
+    for layer in classifier_layers:
+        if not 0 <= layer < num_layers or num_experts_per_layer[layer] == 1:
+            fitting = [index for index, count in enumerate(num_experts_per_layer) if count > 1]
+            raise UpcycleError(
+                f"classifier_layers: layer {layer} is not a mixture-of-experts layer of this "
+                f"model; choose among {fitting}"
             )
     if top_k < 1 or top_k > max(num_experts_per_layer) > 1:
         raise UpcycleError(

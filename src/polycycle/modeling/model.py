@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import initialization as init
 
-from polycycle.errors import CheckpointError, TrainingError
+from polycycle.errors import CheckpointError, ConfigError, TrainingError
 from polycycle.modeling.block import MoeBlockMixin, NewExperts
 from polycycle.modeling.recording import watch_routers
-from polycycle.routing import Router
+from polycycle.routing import LanguageClassifier, Router
 
 
 class UpcycledModelMixin(nn.Module):
@@ -31,12 +31,17 @@ class UpcycledModelMixin(nn.Module):
             if config.num_experts_per_layer[index] > 1:
                 layer.mlp = self.moe_block(config, index)
         watch_routers(self)
+        if config.classifier_layers and config.classifier_form == "sequence":
+            inner: Any = self.model
+            inner.register_forward_pre_hook(_refuse_parts_of_sequences, with_kwargs=True)
         super().post_init()  # type: ignore[misc]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Router):
             for rows in module.rows.values():
                 init.xavier_normal_(rows)
+        elif isinstance(module, LanguageClassifier):
+            init.zeros_(module.weight)
         elif isinstance(module, NewExperts):
             init.normal_(module.gate_up_proj, std=self.config.initializer_range)  # type: ignore[union-attr]
             init.normal_(module.down_proj, std=self.config.initializer_range)  # type: ignore[union-attr]
@@ -72,3 +77,23 @@ def _refuse_untested_parallelism(distributed_config: Any) -> None:
                 f"{name}={size}: an upcycled model cannot be split this way. Shard it with "
                 "DistributedConfig(fsdp_size=N), or place whole layers with device_map='auto'"
             )
+
+
+def _refuse_parts_of_sequences(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """A classifier that sums over a sequence needs each row to be one whole sequence.
+
+    Raises:
+        ConfigError: the call goes on from a cache, or packs several documents into a row.
+    """
+    cache = kwargs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ConfigError(
+            "classifier_form='sequence' cannot decode with a cache: it would judge each new token "
+            "by itself. Generate with use_cache=False, or use classifier_form='token'"
+        )
+    positions = kwargs.get("position_ids")
+    if positions is not None and bool((positions.diff(dim=-1) < 0).any()):
+        raise ConfigError(
+            "classifier_form='sequence' cannot judge packed documents: one decision would count "
+            "for all documents of a row. Give one document per row, or use classifier_form='token'"
+        )

@@ -23,14 +23,16 @@ class LayerRouting:
     Attributes:
         layer_index: position of the decoder layer in the model.
         router_logits: [T, E], with gradient where the forward had one.
-        expert_ids: [T, K] int64.
+        expert_ids: [T, K] int64; −1 where a token has no further expert.
         expert_weights: [T, K].
+        classifier_scores: [T], with gradient; None where the layer has no language classifier.
     """
 
     layer_index: int
     router_logits: Tensor
     expert_ids: Tensor
     expert_weights: Tensor
+    classifier_scores: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class RoutingRecord:
                 torch.cat([output.logits for output in outputs]),
                 torch.cat([output.expert_ids for output in outputs]),
                 torch.cat([output.expert_weights for output in outputs]),
+                _joined([output.classifier_scores for output in outputs]),
             )
             for index, outputs in sorted(self._outputs.items())
         ]
@@ -61,6 +64,11 @@ class RoutingRecord:
     def expert_ids(self) -> list[Tensor]:
         """Per MoE layer [T, K]."""
         return [layer.expert_ids for layer in self.layers]
+
+
+def _joined(scores: list[Tensor | None]) -> Tensor | None:
+    found = [score for score in scores if score is not None]
+    return torch.cat(found) if found else None
 
 
 _record: ContextVar[tuple[RoutingRecord, frozenset[int]] | None] = ContextVar(

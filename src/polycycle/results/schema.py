@@ -128,6 +128,8 @@ class CurvePoint(Part):
     """Unweighted language-priors loss."""
     z_loss: float | None = None
     """Unweighted router z-loss."""
+    classifier_loss: float | None = None
+    """Unweighted loss of the language classifiers; 0 without any."""
 
 
 class ValidationPoint(Part):

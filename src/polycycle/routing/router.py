@@ -1,7 +1,7 @@
 """The router: from hidden states to the experts of every token and their weights.
 
-Letters: N tokens, E experts of the layer (expert 0 is the frozen original), K experts per token,
-D hidden size.
+Letters: B sequences of S tokens, N = B·S, E experts of the layer (expert 0 is the frozen original),
+K experts per token, D hidden size.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polycycle.routing.classifier import LanguageClassifier, send_to_frozen_expert
+
 RoutingWeightsDtype = Literal["float32", "hidden"]
 
 
@@ -19,13 +21,15 @@ class RouterOutput(NamedTuple):
 
     Attributes:
         logits: [N, E] before the softmax, in the hidden states' dtype.
-        expert_ids: [N, K] int64, the chosen experts, best first.
+        expert_ids: [N, K] int64, the chosen experts, best first; −1 where there is no further one.
         expert_weights: [N, K], what each chosen expert's output is multiplied by.
+        classifier_scores: [N] of the language classifier; None without one.
     """
 
     logits: Tensor
     expert_ids: Tensor
     expert_weights: Tensor
+    classifier_scores: Tensor | None = None
 
 
 class Router(nn.Module):
@@ -42,6 +46,7 @@ class Router(nn.Module):
         weights_dtype: `float32` keeps float32 weights (Mixtral), `hidden` casts them to the hidden
             states' dtype (Qwen, OLMo), so that the exported stock model computes the same.
         layer_index: position of the decoder layer, for those who watch the routing.
+        classifier: decides first which tokens go to expert 0 alone.
 
     Source: MoE-LPR, arXiv:2408.11396, eq. 2–3.
     Differs: the released code does not renormalise when K = 1, which breaks the identity with the
@@ -57,6 +62,7 @@ class Router(nn.Module):
         renormalize: bool,
         weights_dtype: RoutingWeightsDtype,
         layer_index: int,
+        classifier: LanguageClassifier | None = None,
     ) -> None:
         super().__init__()
         self.rows = nn.ParameterDict(
@@ -67,9 +73,11 @@ class Router(nn.Module):
         self.renormalize = renormalize
         self.weights_dtype = weights_dtype
         self.layer_index = layer_index
+        self.classifier = classifier
 
-    def forward(self, hidden_ND: Tensor) -> RouterOutput:
-        """Experts and weights of each row of `hidden_ND`."""
+    def forward(self, hidden_BSD: Tensor) -> RouterOutput:
+        """Experts and weights of each of the N = B·S tokens."""
+        hidden_ND = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])
         logits = F.linear(hidden_ND, torch.cat(list(self.rows.values())))
         # float32: in bfloat16 neighbouring probabilities tie and the top-k would depend on order.
         # (float64 stays as it is, for oracles.)
@@ -79,7 +87,13 @@ class Router(nn.Module):
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if self.weights_dtype == "hidden":
             weights = weights.to(logits.dtype)
-        return RouterOutput(logits, expert_ids, weights)
+        if self.classifier is None:
+            return RouterOutput(logits, expert_ids, weights)
+        scores = self.classifier(hidden_BSD)
+        is_original = scores > self.classifier.threshold
+        return RouterOutput(
+            logits, *send_to_frozen_expert(is_original, expert_ids, weights), scores
+        )
 
     def extra_repr(self) -> str:
         return f"num_experts={self.num_experts}, top_k={self.top_k}, renormalize={self.renormalize}"

@@ -22,7 +22,8 @@ from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
 from polycycle.stages.train import TRAINING, train_and_write
-from polycycle.surgery import TrainingStage, fill_upcycled, plan_upcycle
+from polycycle.stages.upcycle import plan_recipe
+from polycycle.surgery import TrainingStage, fill_upcycled
 from polycycle.training import uses_bfloat16
 
 Tell = Callable[[str], None]
@@ -68,16 +69,7 @@ class Run:
         return self._do(stage)
 
     def _upcycle(self, folder: Path) -> dict[str, Any]:
-        experts = self.recipe.experts
-        plan = plan_upcycle(
-            self.base,
-            num_experts=experts.num_experts,
-            top_k=experts.top_k,
-            renormalize=experts.renormalize,
-            init=experts.init,
-            seed=self.recipe.seed,
-            languages=self.recipe.languages.groups(),
-        )
+        plan = plan_recipe(self.recipe, self.base)
         fill_upcycled(plan, folder)
         return {"bytes": plan.num_bytes}
 

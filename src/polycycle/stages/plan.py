@@ -8,7 +8,8 @@ from typing import Any
 
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import Recipe, TrainConfig
-from polycycle.surgery import UpcyclePlan, count_active, count_trainable, plan_upcycle
+from polycycle.stages.upcycle import plan_recipe
+from polycycle.surgery import UpcyclePlan, count_active, count_trainable
 
 _PROBE_STEPS = 10
 
@@ -62,13 +63,7 @@ def plan_run(recipe: Recipe) -> RunPlan:
         CheckpointError: the base is not there.
     """
     experts = recipe.experts
-    plan = plan_upcycle(
-        open_checkpoint(recipe.base, revision=recipe.base_revision),
-        num_experts=experts.num_experts,
-        top_k=experts.top_k,
-        renormalize=experts.renormalize,
-        init=experts.init,
-    )
+    plan = plan_recipe(recipe, open_checkpoint(recipe.base, revision=recipe.base_revision))
     sizes = {job.name: _count(job.shape) for job in plan.jobs}
     trainable = count_trainable(sizes)
     total = sum(sizes.values())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from polycycle.checkpoint import open_checkpoint
-from polycycle.config import Recipe, ReviewConfig, TrainConfig
+from polycycle.config import Recipe, TrainConfig
 from polycycle.data import PackedDataset, evaluation_windows
 from polycycle.errors import TrainingError
 from polycycle.evaluation import measure_text
@@ -140,11 +140,11 @@ def load_for_training(folder: Path, *, fsdp: bool = False) -> Any:
 
 def train_settings(config: TrainConfig, seed: int) -> TrainSettings:
     """A recipe's section as the training room's flat settings."""
-    shared = set(TrainSettings.__dataclass_fields__) - {"seed", "alarms", "prior_form"}
+    shared = set(TrainSettings.__dataclass_fields__) & set(type(config).model_fields)
+    shared -= {"alarms"}
     values = {name: getattr(config, name) for name in shared}
     return TrainSettings(
         **values,
-        prior_form=config.prior_form if isinstance(config, ReviewConfig) else "paper",
         alarms=AlarmSettings(**config.alarms.model_dump()),
         seed=seed,
     )
@@ -182,7 +182,7 @@ def _history(stage: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:
     curves = StageCurves(
         stage=name,
         training=tuple(
-            CurvePoint(**{key: line[key] for key in CurvePoint.model_fields})
+            CurvePoint(**{key: line[key] for key in CurvePoint.model_fields if key in line})
             for line in lines["train"]
         ),
         validations=tuple(

@@ -93,9 +93,10 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
 
 def count_trainable(sizes: Mapping[str, int]) -> dict[str, int]:
     """Parameters that each stage trains, from tensor sizes by name."""
-    routers = sum(size for name, size in sizes.items() if ".mlp.router." in name)
+    routers = sum(size for name, size in sizes.items() if ".mlp.router.rows." in name)
+    classifiers = sum(size for name, size in sizes.items() if ".mlp.router.classifier." in name)
     experts = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
-    return {"post_pretrain": routers + experts, "review": routers}
+    return {"post_pretrain": routers + experts, "review": routers + classifiers}
 
 
 def count_active(sizes: Mapping[str, int], num_experts_per_layer: list[int], top_k: int) -> int:

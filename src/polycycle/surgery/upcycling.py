@@ -28,7 +28,7 @@ from polycycle.families import family_of_dense
 from polycycle.files import folder_when_whole, write_json
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import check_experts
-from polycycle.routing import router_init
+from polycycle.routing import ClassifierForm, router_init
 
 if TYPE_CHECKING:
     from polycycle.families.family import Family
@@ -71,6 +71,8 @@ def plan_upcycle(
     renormalize: bool = True,
     init: ExpertInit = "copy",
     seed: int = 0,
+    classifier_layers: Sequence[int] = (),
+    classifier_form: ClassifierForm = "token",
     languages: LanguageGroups | None = None,
 ) -> UpcyclePlan:
     """The tensors and the config of the upcycled model; nothing is read but headers.
@@ -84,6 +86,8 @@ def plan_upcycle(
             does not compute the dense model.
         init: new experts are exact copies of the original, or random (the paper's ablation).
         seed: of the routers (and of random experts).
+        classifier_layers: layers that get a language classifier in front of the router.
+        classifier_form: see `routing.LanguageClassifier`.
         languages: written into the config, for readers, reports and packs.
 
     Raises:
@@ -96,14 +100,25 @@ def plan_upcycle(
     _refuse_quantized(dense)
     num_layers = int(dense.config["num_hidden_layers"])
     counts = [num_experts] * num_layers if isinstance(num_experts, int) else list(num_experts)
-    check_experts(counts, [[count - 1 for count in counts]], num_layers=num_layers, top_k=top_k)
+    check_experts(
+        counts,
+        [[count - 1 for count in counts]],
+        num_layers=num_layers,
+        top_k=top_k,
+        classifier_layers=classifier_layers,
+    )
     if max(counts) == 1:
         raise UpcycleError("num_experts=1 everywhere is the dense model itself; ask for at least 2")
     jobs = [copy_job(dense, name) for name in sorted(dense.tensors)]
     for layer, count in enumerate(counts):
         if count > 1:
             jobs += _layer_jobs(dense, family, layer, count - 1, init=init, seed=seed)
+        if layer in classifier_layers:
+            jobs.append(_classifier_job(dense, family, layer))
     config = _moe_config(dense, family, counts, top_k, renormalize, languages)
+    if classifier_layers:
+        config["classifier_layers"] = sorted(classifier_layers)
+        config["classifier_form"] = classifier_form
     return UpcyclePlan(dense=dense, config=config, jobs=tuple(jobs))
 
 
@@ -116,6 +131,8 @@ def upcycle(
     renormalize: bool = True,
     init: ExpertInit = "copy",
     seed: int = 0,
+    classifier_layers: Sequence[int] = (),
+    classifier_form: ClassifierForm = "token",
     languages: LanguageGroups | None = None,
     revision: str | None = None,
     progress: Callable[[TensorJob], None] | None = None,
@@ -141,6 +158,8 @@ def upcycle(
         renormalize=renormalize,
         init=init,
         seed=seed,
+        classifier_layers=classifier_layers,
+        classifier_form=classifier_form,
         languages=languages,
     )
     execute_upcycle(plan, out, progress=progress)
@@ -207,6 +226,18 @@ def _layer_jobs(
             make=rows,
         ),
     ]
+
+
+def _classifier_job(dense: Checkpoint, family: "Family", layer: int) -> TensorJob:
+    mlp = f"model.layers.{layer}.mlp"
+    down = dense.info(f"{mlp}.{family.down_name}.weight")
+    shape = (down.shape[0],)
+    return TensorJob(
+        name=f"{mlp}.router.classifier.weight",
+        dtype=down.dtype,
+        shape=shape,
+        make=partial(torch.zeros, shape, dtype=DTYPES[down.dtype]),
+    )
 
 
 def _copies(dense: Checkpoint, sources: list[str], shape: tuple[int, ...]) -> Tensor:

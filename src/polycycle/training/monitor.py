@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from polycycle.experts import FROZEN_EXPERT
+from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import LayerRouting
 from polycycle.training.objective import MicroBatch
@@ -62,8 +62,8 @@ class Monitor:
         languages = len(self.groups.all)
         self._nats = torch.zeros(languages, dtype=torch.float64)
         self._labels = torch.zeros(languages, dtype=torch.float64)
-        # balance, prior and z summed; then micro-batches counted, then steps.
-        self._losses = torch.zeros(5, dtype=torch.float64)
+        # balance, prior, z and classifier summed; then micro-batches counted, then steps.
+        self._losses = torch.zeros(6, dtype=torch.float64)
         self._frozen = torch.zeros(self._num_groups, 2, dtype=torch.float64)
         self._entropies: list[list[float]] = []
 
@@ -71,7 +71,8 @@ class Monitor:
         """Take in one micro-batch."""
         self._nats += batch.nats.cpu()
         self._labels += batch.labels.cpu()
-        values = [float(batch.balance), float(batch.prior), float(batch.z), 1.0, 0.0]
+        losses = (batch.balance, batch.prior, batch.z, batch.classifier)
+        values = [*(float(loss) for loss in losses), 1.0, 0.0]
         self._losses += torch.tensor(values, dtype=torch.float64)
         is_real = batch.language_ids >= 0
         self.tokens += int(is_real.sum())
@@ -82,7 +83,8 @@ class Monitor:
     def _add_layer(self, layer: LayerRouting, is_real: Tensor, groups: Tensor) -> None:
         ids, weights = layer.expert_ids[is_real], layer.expert_weights[is_real].float()
         num_experts = layer.router_logits.shape[-1]
-        counts = torch.bincount(ids.flatten(), minlength=num_experts).double().cpu()
+        chosen = ids[ids != NO_EXPERT]
+        counts = torch.bincount(chosen, minlength=num_experts).double().cpu()
         before = self._step.get(layer.layer_index)
         self._step[layer.layer_index] = counts if before is None else before + counts
         on_frozen = torch.where(ids == FROZEN_EXPERT, weights, torch.zeros_like(weights)).sum(-1)
@@ -98,7 +100,7 @@ class Monitor:
         parts = joined.split([len(self._step[layer]) for layer in layers])
         routing = StepRouting([part / part.sum().clamp(min=1) for part in parts], layers)
         self._entropies.append(routing.entropies)
-        self._losses[4] += 1
+        self._losses[5] += 1
         self.steps += 1
         self._step = {}
         return routing
@@ -107,12 +109,12 @@ class Monitor:
         """What was seen since the last reading, over all ranks; begins anew.
 
         Returns:
-            `lm_loss` by language, `balance_loss`, `prior_loss`, `z_loss`, `expert0_share` by group,
-            `usage_entropy_min` and `usage_entropy_mean`.
+            `lm_loss` by language, `balance_loss`, `prior_loss`, `z_loss`, `classifier_loss`,
+            `expert0_share` by group, `usage_entropy_min` and `usage_entropy_mean`.
         """
         nats, labels = _over_ranks(self._nats), _over_ranks(self._labels)
         losses, frozen = _over_ranks(self._losses), _over_ranks(self._frozen)
-        micro_batches, steps = losses[3].item(), losses[4].item() / _num_ranks()
+        micro_batches, steps = losses[4].item(), losses[5].item() / _num_ranks()
         line = {
             "lm_loss": {
                 tag: (nats[i] / labels[i]).item()
@@ -120,9 +122,10 @@ class Monitor:
                 if labels[i] > 0
             },
             "balance_loss": losses[0].item() / max(micro_batches, 1),
-            # Parts of a step's prior loss add up, so the sum is divided by steps.
+            # Parts of a step's prior and classifier loss add up, so the sum is divided by steps.
             "prior_loss": losses[1].item() / max(steps, 1),
             "z_loss": losses[2].item() / max(micro_batches, 1),
+            "classifier_loss": losses[3].item() / max(steps, 1),
             "expert0_share": {
                 _group_name(number): (frozen[number, 0] / frozen[number, 1]).item()
                 for number in range(self._num_groups)

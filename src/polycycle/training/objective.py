@@ -23,6 +23,7 @@ from polycycle.losses import (
     BalanceStatistics,
     PriorForm,
     balance_statistics,
+    language_classifier_loss,
     language_prior_loss,
     load_balancing_loss,
     router_z_loss,
@@ -36,12 +37,14 @@ class StepCounts:
     """What one optimizer step holds, over all micro-batches and ranks.
 
     Attributes:
+        tokens: tokens, padding not counted.
         labels: tokens that are predicted.
         original: tokens of original languages.
         micro_batches: micro-batches that the step is cut into, on each rank.
         ranks: processes.
     """
 
+    tokens: int
     labels: int
     original: int
     micro_batches: int
@@ -64,6 +67,7 @@ class Objective:
     prior_coef: float
     prior_form: PriorForm
     router_z_coef: float
+    classifier_coef: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +81,8 @@ class MicroBatch:
         balance: unweighted load-balancing loss.
         prior: unweighted prior loss, this micro-batch's part of the step's; parts add up.
         z: unweighted router z-loss.
+        classifier: unweighted classifier loss, this micro-batch's part of the step's; parts add up.
+            Zero without classifiers.
         routing: per MoE layer, detached.
         language_ids: [N] of the input tokens.
     """
@@ -87,6 +93,7 @@ class MicroBatch:
     balance: Tensor
     prior: Tensor
     z: Tensor
+    classifier: Tensor
     routing: list[LayerRouting]
     language_ids: Tensor
 
@@ -100,13 +107,18 @@ def count_step(
         [
             sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches),
             sum(int(torch.isin(batch["language_ids"].cpu(), original).sum()) for batch in batches),
+            sum(int((batch["language_ids"] != NO_LANGUAGE).sum()) for batch in batches),
         ],
         device=device,
     )
     ranks = _sum_over_ranks(counts)
-    labels, originals = counts.tolist()
+    labels, originals, tokens = counts.tolist()
     return StepCounts(
-        labels=max(labels, 1), original=originals, micro_batches=len(batches), ranks=ranks
+        tokens=tokens,
+        labels=max(labels, 1),
+        original=originals,
+        micro_batches=len(batches),
+        ranks=ranks,
     )
 
 
@@ -141,10 +153,16 @@ def compute_losses(
         num_original_tokens=step.original,
     )
     z = router_z_loss(routing.router_logits, is_real)
+    scores = [layer.classifier_scores for layer in routing.layers]
+    judged = [score for score in scores if score is not None]
+    classifier = nats.new_zeros(())
+    if judged:
+        classifier = language_classifier_loss(judged, is_original, is_real, num_tokens=step.tokens)
     # Loss and gradient are averaged over ranks afterwards. Losses over global counts are sums over
     # ranks, so they are multiplied by the ranks. Of a global balance loss every rank has the whole
     # value, but only its own tokens' part of the gradient: that alone is multiplied.
     summed = nats.sum() / step.labels + objective.prior_coef * prior
+    summed = summed + objective.classifier_coef * classifier
     if objective.balance_scope == "global":
         balance = balance + (step.ranks - 1) * (balance - balance.detach())
     averaged = objective.balance_coef * balance + objective.router_z_coef * z
@@ -155,6 +173,7 @@ def compute_losses(
         balance=balance.detach(),
         prior=prior.detach(),
         z=z.detach(),
+        classifier=classifier.detach(),
         routing=[_detached(layer) for layer in routing.layers],
         language_ids=language_ids,
     )
@@ -208,4 +227,5 @@ def _detached(layer: LayerRouting) -> LayerRouting:
         layer.router_logits.detach(),
         layer.expert_ids,
         layer.expert_weights.detach(),
+        None if layer.classifier_scores is None else layer.classifier_scores.detach(),
     )

@@ -153,6 +153,7 @@ def _build(
             prior_coef=settings.prior_coef,
             prior_form=settings.prior_form,
             router_z_coef=settings.router_z_coef,
+            classifier_coef=settings.classifier_coef,
         ),
         monitor=Monitor(groups),
         alarms=Alarms(settings.alarms, groups, base, total_steps),

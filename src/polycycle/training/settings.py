@@ -43,6 +43,7 @@ class TrainSettings:
     prior_coef: float = 0.0
     prior_form: PriorForm = "paper"
     router_z_coef: float = 0.0
+    classifier_coef: float = 0.0
     log_every_steps: int = 10
     validate_every_steps: int | None = None
     save_every_steps: int | None = None
