@@ -21,6 +21,7 @@ VERBS = [
     "report",
     "review",
     "run",
+    "similarity",
     "upcycle",
 ]
 
@@ -49,6 +50,15 @@ def test_auto_classes_know_our_models_in_either_import_order(first, tmp_path):
         "from transformers import AutoConfig, AutoModelForCausalLM\n"
         "config = AutoConfig.for_model('polycycle_llama', num_hidden_layers=1)\n"
         "assert type(config).__name__ == 'LlamaMoeConfig'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_family_loads_before_anyone_asked_for_the_auto_classes():
+    code = (
+        "from polycycle.families import family_of_dense\n"
+        "family = family_of_dense({'model_type': 'llama'}, where='here')\n"
+        "assert family.moe_model_type == 'polycycle_llama'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,6 +1,17 @@
 """One file per verb: arguments in, one call, result printed. Nothing here imports torch."""
 
-from polycycle.cli import allocate, demo, env, inspect, microworld, plan, report, run, upcycle
+from polycycle.cli import (
+    allocate,
+    demo,
+    env,
+    inspect,
+    microworld,
+    plan,
+    report,
+    run,
+    similarity,
+    upcycle,
+)
 from polycycle.cli.app import app, main
 
 __all__ = [
@@ -14,5 +25,6 @@ __all__ = [
     "plan",
     "report",
     "run",
+    "similarity",
     "upcycle",
 ]

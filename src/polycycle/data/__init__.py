@@ -1,6 +1,7 @@
 """Documents with language tags → tokens → packed sequences and evaluation windows."""
 
 from polycycle.data.documents import Document, Skipped, read_documents
+from polycycle.data.excerpts import Excerpt, read_excerpt
 from polycycle.data.overlap import check_disjoint
 from polycycle.data.packing import (
     IGNORED_LABEL,
@@ -26,6 +27,7 @@ __all__ = [
     "CorpusStatistics",
     "Document",
     "DocumentPolicy",
+    "Excerpt",
     "LanguageUse",
     "PackedDataset",
     "Question",
@@ -39,6 +41,7 @@ __all__ = [
     "evaluation_windows",
     "packed_model_inputs",
     "read_documents",
+    "read_excerpt",
     "read_questions",
     "share_tokens",
     "tokenize_corpus",

@@ -100,6 +100,9 @@ def register_when_transformers_loads() -> None:
 
 
 def _load(name: str) -> Family:
+    # First, because a dense family's own module loads the Auto classes half-way through, which
+    # would register our families while this one is not there yet.
+    importlib.import_module(_AUTO_CLASSES)
     return cast("Family", importlib.import_module(f"polycycle.families.{name}").FAMILY)
 
 

@@ -4,9 +4,15 @@ from polycycle.stages.base import build_base, copy_base, shipped_base
 from polycycle.stages.demo import write_demo
 from polycycle.stages.pipeline import Run, load_tokenizer, run_recipe, stage_folders
 from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
+from polycycle.stages.similarity import (
+    MeasuredSimilarity,
+    measure_similarity,
+    training_sources,
+)
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
 
 __all__ = [
+    "MeasuredSimilarity",
     "Run",
     "RunPlan",
     "Stage",
@@ -15,6 +21,7 @@ __all__ = [
     "copy_base",
     "is_done",
     "load_tokenizer",
+    "measure_similarity",
     "plan_run",
     "probe_tokens_per_second",
     "read_manifest",
@@ -22,5 +29,6 @@ __all__ = [
     "run_stage",
     "shipped_base",
     "stage_folders",
+    "training_sources",
     "write_demo",
 ]

@@ -1,0 +1,143 @@
+"""How similar languages are to a model: the mean direction of what its feed-forward blocks see.
+
+Letters: L layers, D hidden size, T tokens of a row.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polycycle.data import packed_model_inputs
+from polycycle.errors import CheckpointError, UpcycleError
+
+Tokens = NDArray[np.int32]
+
+
+@torch.no_grad()
+def mean_unit_vectors(
+    model: Any,
+    documents: Iterable[Tokens],
+    *,
+    row_tokens: int = 1024,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Per layer, the mean of x/‖x‖ over all tokens, where x is the feed-forward input.
+
+    The dot product of two languages' mean unit vectors is the mean cosine over all pairs of their
+    tokens, so one forward pass per language serves every pair. Summed in float64; what is held is
+    one vector per layer, whatever the amount of text.
+
+    Documents share rows without padding and without seeing each other, so neither their order nor
+    `row_tokens` changes the result beyond rounding. The head is not run.
+
+    Args:
+        model: dense or upcycled, on any device.
+        documents: token ids of each document, not empty.
+        row_tokens: tokens of a forward pass; a longer document has a row of its own. Attention
+            costs its square, so more is slower where documents are short.
+        progress: called with the number of tokens after each forward pass.
+
+    Returns:
+        float64 [L, D], on the CPU.
+
+    Raises:
+        UpcycleError: the model's layers hold no feed-forward block called `mlp`.
+        CheckpointError: what a layer sees is not finite.
+
+    Source: LayerMoE, arXiv:2505.22582, §3.1; FFN inputs as in the released code.
+    Differs: the released code multiplies two matrices of 100,000 rows per pair and layer; the
+        number is the same, as cos(x, y) = x̂ · ŷ is linear in x̂ and in ŷ.
+    """
+    blocks = feed_forward_blocks(model)
+    sums: list[Tensor | float] = [0.0] * len(blocks)
+
+    def add(layer: int, hidden: Tensor) -> None:
+        units = F.normalize(hidden.flatten(0, -2).double(), dim=-1)
+        sums[layer] = sums[layer] + units.sum(0)
+
+    was_training = model.training
+    model.eval()
+    num_tokens = 0
+    try:
+        with _watch_inputs(blocks, add):
+            for row in _rows(documents, row_tokens):
+                inputs = _packed(row, model.device)
+                model.model(**inputs)
+                num_tokens += inputs["input_ids"].shape[1]
+                if progress:
+                    progress(inputs["input_ids"].shape[1])
+    finally:
+        model.train(was_training)
+    if num_tokens == 0:
+        raise ValueError("no token to look at: there are no documents")
+    means = [torch.as_tensor(total).cpu() / num_tokens for total in sums]
+    for layer, mean in enumerate(means):
+        if not mean.isfinite().all():
+            raise CheckpointError(
+                f"layer {layer}: feed-forward inputs are not finite in {model.dtype}; the weights "
+                "are damaged, or were made for another dtype"
+            )
+    return torch.stack(means)
+
+
+def feed_forward_blocks(model: Any) -> list[nn.Module]:
+    """The feed-forward block of every decoder layer, dense or mixture of experts.
+
+    Raises:
+        UpcycleError: a layer has none, or there are no layers.
+    """
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    blocks = [getattr(layer, "mlp", None) for layer in layers or ()]
+    if not blocks or not all(isinstance(block, nn.Module) for block in blocks):
+        raise UpcycleError(
+            f"{type(model).__name__} has no feed-forward block at model.layers[…].mlp to look at; "
+            "see docs/adding_a_family.md for what a supported model looks like"
+        )
+    return [block for block in blocks if block is not None]
+
+
+@contextmanager
+def _watch_inputs(
+    blocks: Sequence[nn.Module], keep: Callable[[int, Tensor], None]
+) -> Iterator[None]:
+    """Hand every block's input to `keep(layer, hidden)` while inside."""
+
+    def hook(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda block, args: keep(layer, args[0])
+
+    handles = [block.register_forward_pre_hook(hook(layer)) for layer, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rows(documents: Iterable[Tokens], row_tokens: int) -> Iterator[list[Tokens]]:
+    """Whole documents, together at most `row_tokens` tokens where each alone is."""
+    row: list[Tokens] = []
+    length = 0
+    for document in documents:
+        if row and length + len(document) > row_tokens:
+            yield row
+            row, length = [], 0
+        row.append(document)
+        length += len(document)
+    if row:
+        yield row
+
+
+def _packed(row: Sequence[Tokens], device: torch.device) -> dict[str, Any]:
+    """Model inputs [1, T] whose positions start anew with each document."""
+    tokens = np.concatenate(row).astype(np.int64)
+    positions = np.concatenate([np.arange(len(document)) for document in row])
+    batch = {"input_ids": tokens, "position_ids": positions}
+    return packed_model_inputs(
+        {name: torch.from_numpy(array)[None].to(device) for name, array in batch.items()}
+    )

@@ -1,0 +1,162 @@
+"""How similar a model finds the languages of a run, layer by layer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import polycycle
+from polycycle.allocation import SimilarityTable, similarity_table
+from polycycle.checkpoint import content_hash, open_checkpoint
+from polycycle.config import Recipe, SourceConfig
+from polycycle.data import Excerpt, TextSource, read_excerpt
+from polycycle.errors import ConfigError
+from polycycle.evaluation import mean_unit_vectors
+from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
+from polycycle.languages import LanguageGroups
+from polycycle.stages.pipeline import load_tokenizer
+
+# As in LayerMoE's released code.
+_LONGEST_WINDOW = 10_000
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredSimilarity:
+    """A similarity table, and where it comes from.
+
+    Attributes:
+        table: the numbers.
+        tokens_per_language: the same for every language.
+        documents: how many documents these tokens come from, by language.
+        model: folder or hub id, as it was given.
+        model_hash: content hash of all its tensors.
+        dtype: what the model computed in.
+        versions: of polycycle, torch and transformers.
+    """
+
+    table: SimilarityTable
+    tokens_per_language: int
+    documents: dict[str, int]
+    model: str
+    model_hash: str
+    dtype: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `polycycle allocate` reads `per_layer`."""
+        return {
+            **self.table.to_json(),
+            "tokens_per_language": self.tokens_per_language,
+            "documents": self.documents,
+            "model": {"name": self.model, "content_hash": self.model_hash, "dtype": self.dtype},
+            "versions": self.versions,
+        }
+
+
+def measure_similarity(
+    model_path: str | Path,
+    sources: Mapping[str, TextSource],
+    groups: LanguageGroups,
+    *,
+    tokens_per_language: int = 100_000,
+    root: Path = Path("."),
+    on_bad_document: Literal["error", "skip"] = "error",
+    revision: str | None = None,
+    row_tokens: int = 1024,
+    progress: Progress | None = None,
+) -> MeasuredSimilarity:
+    """The similarity of every pair of languages in every layer, by one forward pass per language.
+
+    Unseen original languages are left out. The model runs in its own dtype on a GPU, and in
+    float32 on the CPU, where many processors emulate bfloat16.
+
+    Args:
+        model_path: dense or upcycled: folder or hub id.
+        sources: where the text of each language lies.
+        groups: the last expanded group is the one to come, all before it is known.
+        tokens_per_language: the first so many tokens of each text (paper: 100,000). Documents above
+            32,000 tokens are passed over, the rest cut to 10,000 or the model's context.
+        root: what relative paths start from.
+        on_bad_document: `error` or `skip`.
+        revision: of a hub id.
+        row_tokens: tokens of a forward pass.
+        progress: called with a language and how many of its tokens were computed.
+
+    Raises:
+        CheckpointError, UpcycleError: the model cannot be read, or is of no supported family.
+        DataError: a text is missing, bad, or too short.
+
+    Source: LayerMoE, arXiv:2505.22582, §3.1, and the released code.
+    """
+    from transformers import AutoModelForCausalLM, __version__
+
+    checkpoint = open_checkpoint(model_path, revision=revision)
+    family_of = family_of_upcycled if is_upcycled(checkpoint.config) else family_of_dense
+    family_of(checkpoint.config, where=checkpoint.name)
+    tokenizer = load_tokenizer(checkpoint.folder, checkpoint.name)
+    context = int(checkpoint.config.get("max_position_embeddings") or _LONGEST_WINDOW)
+    languages = [tag for tag in groups.all if tag not in groups.unseen_original]
+    # All texts first: a missing one is found before the model is loaded.
+    excerpts: dict[str, Excerpt] = {
+        language: read_excerpt(
+            sources[language],
+            language,
+            tokenizer,
+            num_tokens=tokens_per_language,
+            max_document_tokens=min(context, _LONGEST_WINDOW),
+            root=root,
+            on_bad_document=on_bad_document,
+        )
+        for language in languages
+    }
+    dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
+    if torch.cuda.is_available():
+        model.cuda()
+    means = {}
+    for language, excerpt in excerpts.items():
+
+        def advance(tokens: int, language: str = language) -> None:
+            if progress:
+                progress(language, tokens)
+
+        vectors = mean_unit_vectors(
+            model, excerpt.documents, row_tokens=row_tokens, progress=advance
+        )
+        means[language] = vectors.numpy()
+    return MeasuredSimilarity(
+        table=similarity_table(means, groups),
+        tokens_per_language=tokens_per_language,
+        documents={language: len(one.documents) for language, one in excerpts.items()},
+        model=str(model_path),
+        model_hash=content_hash(checkpoint),
+        dtype=str(model.dtype).removeprefix("torch."),
+        versions={
+            "polycycle": polycycle.__version__,
+            "torch": torch.__version__,
+            "transformers": __version__,
+        },
+    )
+
+
+def training_sources(recipe: Recipe) -> dict[str, TextSource]:
+    """Where a recipe's training text lies, for every language that similarity looks at.
+
+    Raises:
+        ConfigError: the recipe has no training text for one of them.
+    """
+    groups = recipe.languages.groups()
+    sources = {}
+    for language in (*groups.original, *groups.all_expanded):
+        source = recipe.data.source(language, "train")
+        if source is None:
+            raise ConfigError(
+                f"data.train: no text for language {language!r}, which similarity compares; "
+                f"add it, for example --set data.train.{language}=PATH"
+            )
+        settings = source.model_dump(include=set(SourceConfig.model_fields) - {"weight"})
+        sources[language] = TextSource(**settings)
+    return sources
