@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from polycycle.config import parse_recipe
 from polycycle.errors import CheckpointError, DataError
+from polycycle.report import write_report
 from polycycle.results import load_result, save_result
 from polycycle.stages import plan_run, run_recipe, stage_folders
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
@@ -139,6 +140,22 @@ def test_the_plan_counts_what_the_run_will_have(recipe_settings, tmp_path):
     assert size == pytest.approx(plan.checkpoint_bytes, rel=0.1)
     manifest = json.loads((tmp_path / "run" / "review" / "manifest.json").read_text())
     assert manifest["costs"]["steps"] == costs["review"].steps
+
+
+def test_a_run_with_unequal_layers_and_a_classifier_says_what_it_judged(recipe_settings, tmp_path):
+    recipe_settings["experts"] = {"num_experts": [4, 1, 2], "classifier": {"layers": [2]}}
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    before, after = (result.model(name).routing for name in ("post-pretrain", "review"))
+    assert after.moe_layers == (0, 2)
+    assert after.num_experts == (4, 2)
+    assert before.judged_original["en"] == (None, 0.0)
+    assert 0 <= after.judged_original["en"][1] <= 1
+    page = write_report(result, tmp_path / "report").read_text()
+    assert "judged original" in page
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "review")
+    assert loaded.config.classifier_layers == [2]
+    moved = load_file(tmp_path / "run" / "review" / "model.safetensors")
+    assert moved["model.layers.2.mlp.router.classifier.weight"].any()
 
 
 @pytest.mark.slow

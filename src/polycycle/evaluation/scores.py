@@ -45,17 +45,23 @@ def routing_table(tallies: dict[str, TextTally]) -> RoutingTable | None:
     layers = sorted(next(iter(tallies.values())).layers)
     if not layers:
         return None
-    shares, usage = {}, {}
+    shares, usage, judged = {}, {}, {}
     for language, tally in tallies.items():
         of_layers = [tally.layers[index] for index in layers]
         shares[language] = tuple(layer.expert0_weight / layer.tokens for layer in of_layers)
         usage[language] = tuple(
             tuple((layer.assignments / layer.assignments.sum()).tolist()) for layer in of_layers
         )
+        if any(layer.judged_original is not None for layer in of_layers):
+            judged[language] = tuple(
+                None if layer.judged_original is None else layer.judged_original / layer.tokens
+                for layer in of_layers
+            )
     any_tally = next(iter(tallies.values()))
     return RoutingTable(
         num_experts=tuple(len(any_tally.layers[index].assignments) for index in layers),
         moe_layers=tuple(layers),
         expert0_share=shares,
         usage=usage,
+        judged_original=judged,
     )

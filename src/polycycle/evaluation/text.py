@@ -29,11 +29,14 @@ class LayerTally:
         expert0_weight: sum of the frozen expert's share of each token's weights.
         assignments: [E] how often each expert was chosen.
         tokens: tokens counted.
+        judged_original: tokens that the language classifier sent to expert 0 alone; None without a
+            classifier.
     """
 
     expert0_weight: float
     assignments: Tensor
     tokens: int
+    judged_original: int | None = None
 
 
 @dataclass(slots=True)
@@ -141,3 +144,6 @@ def _tally_routing(routing: RoutingRecord, is_real: Tensor, tally: TextTally) ->
         before.expert0_weight += (on_frozen / weights.sum(-1)).double().sum().item()
         before.assignments += assignments
         before.tokens += len(ids)
+        if layer.judged_original is not None:
+            judged = int(layer.judged_original[is_real].sum())
+            before.judged_original = (before.judged_original or 0) + judged

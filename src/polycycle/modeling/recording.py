@@ -26,6 +26,7 @@ class LayerRouting:
         expert_ids: [T, K] int64; −1 where a token has no further expert.
         expert_weights: [T, K].
         classifier_scores: [T], with gradient; None where the layer has no language classifier.
+        judged_original: [T] bool, the tokens it sent to expert 0 alone; None likewise.
     """
 
     layer_index: int
@@ -33,6 +34,7 @@ class LayerRouting:
     expert_ids: Tensor
     expert_weights: Tensor
     classifier_scores: Tensor | None = None
+    judged_original: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class RoutingRecord:
                 torch.cat([output.expert_ids for output in outputs]),
                 torch.cat([output.expert_weights for output in outputs]),
                 _joined([output.classifier_scores for output in outputs]),
+                _joined([output.judged_original for output in outputs]),
             )
             for index, outputs in sorted(self._outputs.items())
         ]
@@ -66,8 +69,8 @@ class RoutingRecord:
         return [layer.expert_ids for layer in self.layers]
 
 
-def _joined(scores: list[Tensor | None]) -> Tensor | None:
-    found = [score for score in scores if score is not None]
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
     return torch.cat(found) if found else None
 
 

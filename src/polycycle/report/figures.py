@@ -267,6 +267,33 @@ def expert0_maps(result: RunResult) -> list[Figure]:
     return figures
 
 
+def judged_maps(result: RunResult) -> list[Figure]:
+    """Tokens that the final model's language classifiers sent to expert 0 alone."""
+    routing = result.final.routing
+    if routing is None or not routing.judged_original:
+        return []
+    some = next(iter(routing.judged_original.values()))
+    judging = [index for index, share in enumerate(some) if share is not None]
+    blocks = [
+        (
+            group.title,
+            {
+                language_name(tag): [
+                    routing.judged_original[tag][index] or 0.0 for index in judging
+                ]
+                for tag in known
+            },
+        )
+        for group in groups_of(result)
+        if (known := [tag for tag in group.languages if tag in routing.judged_original])
+    ]
+    title = "Tokens that the language classifiers judged original, %"
+    layers = [routing.moe_layers[index] for index in judging]
+    note = "Right is 100 for original languages and 0 for expanded ones."
+    plot = heat_map(blocks, columns=layers, label=title)
+    return [Figure(title=title, note=note, plot=plot)]
+
+
 def expert_usage(result: RunResult) -> list[Figure]:
     """How the final model's assignments divide over experts, per layer and language group."""
     model = result.final

@@ -55,7 +55,7 @@ def page(result: RunResult) -> str:
         bits_table=tables.scores_table(result, "bits_per_byte"),
         details_table=tables.details_table(result),
         curves=figures.curves(result),
-        expert0_maps=figures.expert0_maps(result),
+        expert0_maps=[*figures.expert0_maps(result), *figures.judged_maps(result)],
         expert_usage=figures.expert_usage(result),
         data_table=tables.data_table(result),
         language_cell=tables.language_cell,

@@ -66,17 +66,24 @@ class RoutingTable(Part):
     """Per language: the frozen expert's share of the assignments' weight, in each MoE layer."""
     usage: dict[str, tuple[tuple[Share, ...], ...]]
     """Per language: each expert's share of the assignments, in each MoE layer."""
+    judged_original: dict[str, tuple[Share | None, ...]] = {}
+    """Per language: share of tokens that the language classifier sent to expert 0 alone, in each
+    MoE layer; None where the layer has no classifier, empty where no layer has one."""
 
     @model_validator(mode="after")
     def _lists_run_over_moe_layers(self) -> Self:
         layers = len(self.moe_layers)
         if len(self.num_experts) != layers:
             raise ValueError(f"num_experts has {len(self.num_experts)} layers, expected {layers}")
-        for language, shares in self.expert0_share.items():
-            if len(shares) != layers:
-                raise ValueError(
-                    f"expert0_share[{language}] has {len(shares)} layers, expected {layers}"
-                )
+        for name, table in (
+            ("expert0_share", self.expert0_share),
+            ("judged_original", self.judged_original),
+        ):
+            for language, shares in table.items():
+                if len(shares) != layers:
+                    raise ValueError(
+                        f"{name}[{language}] has {len(shares)} layers, expected {layers}"
+                    )
         for language, usage in self.usage.items():
             widths = tuple(len(experts) for experts in usage)
             if widths != self.num_experts:

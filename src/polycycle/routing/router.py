@@ -24,12 +24,14 @@ class RouterOutput(NamedTuple):
         expert_ids: [N, K] int64, the chosen experts, best first; −1 where there is no further one.
         expert_weights: [N, K], what each chosen expert's output is multiplied by.
         classifier_scores: [N] of the language classifier; None without one.
+        judged_original: [N] bool, the tokens it sent to expert 0 alone; None without one.
     """
 
     logits: Tensor
     expert_ids: Tensor
     expert_weights: Tensor
     classifier_scores: Tensor | None = None
+    judged_original: Tensor | None = None
 
 
 class Router(nn.Module):
@@ -90,9 +92,9 @@ class Router(nn.Module):
         if self.classifier is None:
             return RouterOutput(logits, expert_ids, weights)
         scores = self.classifier(hidden_BSD)
-        is_original = scores > self.classifier.threshold
+        judged = scores > self.classifier.threshold
         return RouterOutput(
-            logits, *send_to_frozen_expert(is_original, expert_ids, weights), scores
+            logits, *send_to_frozen_expert(judged, expert_ids, weights), scores, judged
         )
 
     def extra_repr(self) -> str:

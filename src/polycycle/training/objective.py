@@ -228,4 +228,5 @@ def _detached(layer: LayerRouting) -> LayerRouting:
         layer.expert_ids,
         layer.expert_weights.detach(),
         None if layer.classifier_scores is None else layer.classifier_scores.detach(),
+        layer.judged_original,
     )
