@@ -41,18 +41,18 @@ def test_the_number_per_layer_is_the_papers():
             for i, a in enumerate(LANGUAGES)
             for j, b in enumerate(LANGUAGES)
         }
-        to_old = np.mean([s[new, old] for new in ("el", "hu", "tr") for old in ("en", "es")])
+        across = np.mean([s[a, b] for a in ("el", "hu", "tr") for b in ("en", "es")])
         among = np.mean([s["el", "hu"], s["el", "tr"], s["hu", "tr"]])
-        assert table.per_layer[layer] == pytest.approx((to_old + among) / 2, abs=1e-14)
+        assert table.per_layer[layer] == pytest.approx((across + among) / 2, abs=1e-14)
 
 
-def test_one_new_language_has_no_pair_among_the_new():
+def test_one_expanded_language_has_no_pair_of_its_own():
     table = similarity_table(MEANS, LanguageGroups(original=("en", "es"), expanded=(("el",),)))
     assert table.expanded_expanded is None
     assert table.per_layer == table.expanded_original
 
 
-def test_for_a_second_group_the_first_counts_as_known():
+def test_for_a_second_group_the_first_counts_as_original():
     groups = LanguageGroups(original=("en", "es"), expanded=(("el", "hu"), ("tr",)))
     table = similarity_table(MEANS, groups)
     assert table.languages == LANGUAGES
@@ -60,12 +60,12 @@ def test_for_a_second_group_the_first_counts_as_known():
     assert table.expanded_original[0] == pytest.approx(np.mean(row[:4]))
 
 
-def test_a_language_is_not_called_unseen_and_measured():
+def test_unseen_original_languages_are_left_out():
     groups = LanguageGroups(original=("en",), unseen_original=("fr",), expanded=(("el",),))
     assert similarity_table(MEANS, groups).languages == ("en", "el")
 
 
-def test_without_a_new_language_there_is_nothing_to_compare():
+def test_without_an_expanded_language_there_is_nothing_to_compare():
     with pytest.raises(ConfigError, match="--expanded"):
         similarity_table(MEANS, LanguageGroups(original=("en", "es")))
 

@@ -81,7 +81,7 @@ def test_a_recipe_says_the_same_and_allocate_reads_it(place, tmp_path):
     arguments = ["--recipe", tmp_path / "recipe.yaml", "--set", f"data.root={place / 'text'}"]
     done = call(*arguments, "--tokens-per-language", "200", "--out", by_recipe)
     assert done.exit_code == 0, done.output
-    assert "new el, tr; known en, es" in done.stdout
+    assert "expanded el, tr; original en, es" in done.stdout
     measured(place, "dense", by_options, "--row-tokens", "50")
     tables = [json.loads(file.read_text())["table"] for file in (by_recipe, by_options)]
     assert np.allclose(*tables, rtol=0, atol=1e-6)

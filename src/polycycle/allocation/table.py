@@ -5,8 +5,8 @@ Letters: L layers, D hidden size, M languages.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +24,7 @@ class SimilarityTable:
 
     Attributes:
         groups: who is original and who is expanded. The last group is the one to come; all before
-            it count as original.
+            it count as original. Unseen original languages are left out.
         values: [L, M, M], languages in the order of `languages`. A language with itself is the mean
             over all pairs of its tokens, each token with itself included.
     """
@@ -33,38 +33,45 @@ class SimilarityTable:
     values: tuple[tuple[tuple[float, ...], ...], ...]
 
     @property
+    def original(self) -> tuple[str, ...]:
+        """Languages that the model has: original ones, and those of earlier groups."""
+        earlier = (tag for group in self.groups.expanded[:-1] for tag in group)
+        return (*self.groups.original, *earlier)
+
+    @property
+    def expanded(self) -> tuple[str, ...]:
+        """Languages of the group to come."""
+        return self.groups.expanded[-1]
+
+    @property
     def languages(self) -> tuple[str, ...]:
-        """The M languages of the table, in order: those known so far, then the new ones."""
-        return (*_known(self.groups), *self.groups.expanded[-1])
+        """The M languages of the table, in order: `original`, then `expanded`."""
+        return (*self.original, *self.expanded)
 
     @property
     def expanded_original(self) -> tuple[float, ...]:
-        """[L], mean over all pairs of a new language and one known so far."""
-        known = range(len(_known(self.groups)))
-        return self._mean([(new, old) for new in self._new for old in known])
+        """[L], mean over all pairs of an expanded and an original language."""
+        cut = len(self.original)
+        return self._mean(list(product(range(cut, len(self.languages)), range(cut))))
 
     @property
     def expanded_expanded(self) -> tuple[float, ...] | None:
-        """[L], mean over all pairs of two new languages; None when there is only one."""
-        return self._mean(list(combinations(self._new, 2))) if len(self._new) > 1 else None
+        """[L], mean over all pairs of two expanded languages; None when there is only one."""
+        pairs = list(combinations(range(len(self.original), len(self.languages)), 2))
+        return self._mean(pairs) if pairs else None
 
     @property
     def per_layer(self) -> tuple[float, ...]:
         """S_i, [L]: the mean of the two means.
 
         Source: LayerMoE, arXiv:2505.22582, §3.1, and the released code (pairs of two *different*
-            new languages).
-        Differs: with a single new language there is no such pair, and S_i is `expanded_original`.
+            expanded languages).
+        Differs: a single expanded language has no such pair, and S_i is `expanded_original`.
         """
         if self.expanded_expanded is None:
             return self.expanded_original
         pairs = zip(self.expanded_original, self.expanded_expanded, strict=True)
         return tuple((to_original + among) / 2 for to_original, among in pairs)
-
-    @property
-    def _new(self) -> range:
-        known = len(_known(self.groups))
-        return range(known, known + len(self.groups.expanded[-1]))
 
     def _mean(self, pairs: list[tuple[int, int]]) -> tuple[float, ...]:
         return tuple(fmean(layer[a][b] for a, b in pairs) for layer in self.values)
@@ -100,13 +107,14 @@ def similarity_table(
     Source: LayerMoE, arXiv:2505.22582, §3.1.
     """
     if not groups.expanded:
-        raise ConfigError("similarity is between known and new languages: give --expanded")
-    languages = (*_known(groups), *groups.expanded[-1])
-    stacked = np.stack([means[language] for language in languages])
+        raise ConfigError(
+            "similarity is of languages to add with those the model has: give --expanded el,hu,tr"
+        )
+    empty = SimilarityTable(groups=groups, values=())
+    stacked = np.stack([means[language] for language in empty.languages])
     values = np.einsum("ald,bld->lab", stacked, stacked)
-    return SimilarityTable(
-        groups=groups,
-        values=tuple(tuple(tuple(row) for row in layer) for layer in values.tolist()),
+    return replace(
+        empty, values=tuple(tuple(tuple(row) for row in layer) for layer in values.tolist())
     )
 
 
@@ -137,8 +145,3 @@ def read_similarity(path: Path) -> tuple[float, ...]:
             f"--similarity {path}: `per_layer` must be a list of numbers, one for each layer"
         )
     return tuple(float(value) for value in values)
-
-
-def _known(groups: LanguageGroups) -> tuple[str, ...]:
-    """Languages known before the last group, those never replayed left out."""
-    return (*groups.original, *(tag for group in groups.expanded[:-1] for tag in group))

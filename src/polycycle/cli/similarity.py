@@ -74,8 +74,9 @@ def similarity(
     """Measure how similar languages look to each layer; `polycycle allocate` reads the result.
 
     For every pair of languages: the mean cosine between the inputs of a layer's feed-forward block
-    over all pairs of their tokens. The number per layer, S, is the mean of two means: new with
-    known languages, and new with new. One forward pass per language, little memory, no padding.
+    over all pairs of their tokens. The number per layer, S, is the mean of two means: expanded with
+    original languages, and expanded with expanded. One forward pass per language, little memory, no
+    padding.
 
       polycycle similarity MODEL --data text --original en,es,zh --expanded el,hu,tr --out s.json
 
@@ -217,15 +218,11 @@ def _measure(asked: _Question, tokens_per_language: int, row_tokens: int) -> "Me
 def _show(table: "SimilarityTable") -> None:
     from rich.table import Table
 
-    known = len(table.languages) - len(table.groups.expanded[-1])
-    out.print(
-        f"new {', '.join(table.languages[known:])}; known {', '.join(table.languages[:known])}"
-    )
-    shown = Table("layer", "S", "new–known", "new–new", box=None, padding=(0, 2, 0, 0))
+    out.print(f"expanded {', '.join(table.expanded)}; original {', '.join(table.original)}")
+    columns = ("layer", "S", "expanded–original", "expanded–expanded")
+    shown = Table(*columns, box=None, padding=(0, 2, 0, 0))
     among = table.expanded_expanded or [None] * len(table.values)
     rows = zip(table.per_layer, table.expanded_original, among, strict=True)
-    for layer, (s, to_known, new) in enumerate(rows):
-        shown.add_row(
-            str(layer), f"{s:.4f}", f"{to_known:.4f}", "" if new is None else f"{new:.4f}"
-        )
+    for layer, values in enumerate(rows):
+        shown.add_row(str(layer), *("" if value is None else f"{value:.4f}" for value in values))
     out.print(shown)
