@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from polycycle.allocation import allocate_experts, read_table
 from polycycle.config import parse_recipe
 from polycycle.errors import CheckpointError, DataError
 from polycycle.report import write_report
@@ -156,6 +157,31 @@ def test_a_run_with_unequal_layers_and_a_classifier_says_what_it_judged(recipe_s
     assert loaded.config.classifier_layers == [2]
     moved = load_file(tmp_path / "run" / "review" / "model.safetensors")
     assert moved["model.layers.2.mlp.router.classifier.weight"].any()
+
+
+def test_a_layermoe_run_measures_similarity_once_and_shares_its_experts_out(
+    recipe_settings, tmp_path
+):
+    recipe_settings["experts"] = {
+        "num_experts": 4,
+        "allocation": {"total_experts": 8, "tokens_per_language": 200},
+        "classifier": {"layers": 1},
+    }
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    table = read_table(tmp_path / "run" / "similarity" / "similarity.json")
+    assert table.languages == ("en", "el", "tr")
+    routing = result.model("review").routing
+    assert list(routing.num_experts) == list(
+        allocate_experts(table.per_layer, 8).num_experts_per_layer
+    )
+    alike = table.expanded_original
+    (judging,) = [i for i, share in enumerate(routing.judged_original["en"]) if share is not None]
+    assert alike[judging] == max(alike)
+    recipe_settings["experts"]["allocation"]["total_experts"] = 9
+    notes = []
+    run_recipe(parse_recipe(recipe_settings), notes.append)
+    assert "similarity: done before, unchanged" in notes
+    assert "upcycle: done before, unchanged" not in notes
 
 
 @pytest.mark.slow

@@ -6,7 +6,12 @@ from polycycle.allocation.rule import (
     allocate_export_friendly,
     share_of_uniform,
 )
-from polycycle.allocation.table import SimilarityTable, read_similarity, similarity_table
+from polycycle.allocation.table import (
+    SimilarityTable,
+    read_similarity,
+    read_table,
+    similarity_table,
+)
 
 __all__ = [
     "AllocationPlan",
@@ -14,6 +19,7 @@ __all__ = [
     "allocate_experts",
     "allocate_export_friendly",
     "read_similarity",
+    "read_table",
     "share_of_uniform",
     "similarity_table",
 ]

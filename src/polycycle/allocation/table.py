@@ -118,6 +118,17 @@ def similarity_table(
     )
 
 
+def read_table(path: Path) -> SimilarityTable:
+    """The whole table, out of what `polycycle similarity` or a run wrote."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    groups = LanguageGroups(
+        original=tuple(found["groups"]["original"]),
+        expanded=tuple(tuple(group) for group in found["groups"]["expanded"]),
+    )
+    values = tuple(tuple(tuple(row) for row in layer) for layer in found["table"])
+    return SimilarityTable(groups=groups, values=values)
+
+
 def read_similarity(path: Path) -> tuple[float, ...]:
     """S_i of each layer, out of what `polycycle similarity` wrote or `{"per_layer": [S_0, …]}`.
 

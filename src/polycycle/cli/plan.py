@@ -41,6 +41,8 @@ def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -
         f"{recipe.name}: {planned.parameters_total:,} parameters in all, "
         f"{planned.parameters_active:,} per token, experts {planned.num_experts_per_layer}"
     )
+    if recipe.experts.similarity_tokens is not None:
+        out.print("Experts per layer are a forecast: similarity is measured when the recipe runs.")
     table = Table("stage", "tokens", "steps", "trained parameters", "memory", "time")
     for stage in planned.stages:
         table.add_row(

@@ -3,6 +3,8 @@
 from polycycle.config.load import load_recipe, parse_recipe
 from polycycle.config.recipe import (
     AlarmsConfig,
+    AllocationConfig,
+    ClassifierConfig,
     DataConfig,
     EvaluationConfig,
     ExpertsConfig,
@@ -16,6 +18,8 @@ from polycycle.config.recipe import (
 
 __all__ = [
     "AlarmsConfig",
+    "AllocationConfig",
+    "ClassifierConfig",
     "DataConfig",
     "EvaluationConfig",
     "ExpertsConfig",

@@ -13,6 +13,7 @@ from polycycle.languages import LanguageGroups
 
 Coefficient = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+_SIMILARITY_TOKENS = 100_000
 LearningRate = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -132,10 +133,38 @@ class DataConfig(Section):
 class ClassifierConfig(Section):
     """Language classifiers in front of routers: original text goes to expert 0 alone (LayerMoE)."""
 
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    """The layers that get one, counted from 0 (paper: 7 of 24, where languages are most alike)."""
+    layers: Count | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    """The layers that get one, as a list counted from 0; or how many: those where expanded and
+    original languages are most alike (paper: 7 of 24)."""
     form: Literal["token", "sequence"] = "token"
     """Decide per token, or once per sequence as published; that refuses packing and caches."""
+
+
+class AllocationConfig(Section):
+    """Fewer experts in layers where languages are already alike (LayerMoE). One budget is given."""
+
+    total_experts: Count | None = None
+    """Experts of all layers together, frozen ones included (paper: 72 in 24 layers, 84 in 28)."""
+    new_experts: Count | None = None
+    """The same without the frozen ones."""
+    share_of_uniform: Annotated[float, Field(gt=0.0)] | None = None
+    """New experts as a share of those that `experts.num_experts` everywhere adds (paper: 0.4)."""
+    tokens_per_language: Count = _SIMILARITY_TOKENS
+    """Text that similarity is measured on (paper: 100K tokens)."""
+    min_experts: Count = 2
+    """The least a layer gets; 1 lets layers stay dense."""
+    max_experts: Annotated[int, Field(ge=2)] | None = None
+    """The most a layer gets."""
+    export_friendly: bool = False
+    """Only 1 expert or all the same number, which stock architectures can hold."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        budgets = ("total_experts", "new_experts", "share_of_uniform")
+        given = [name for name in budgets if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(budgets)}, not {given or 'none'}")
+        return self
 
 
 class ExpertsConfig(Section):
@@ -151,8 +180,27 @@ class ExpertsConfig(Section):
     language-modelling loss (only the balance and prior losses move it)."""
     init: Literal["copy", "random"] = "copy"
     """New experts start as copies of the original FFN, or random (the paper's ablation)."""
+    allocation: AllocationConfig | None = None
+    """Share experts out by measured similarity; null gives every layer `num_experts`."""
     classifier: ClassifierConfig | None = None
     """Language classifiers, trained in review; null has none, as MoE-LPR."""
+
+    @property
+    def similarity_tokens(self) -> int | None:
+        """Tokens per language to measure similarity on; None where no layer depends on it."""
+        if self.allocation is not None:
+            return self.allocation.tokens_per_language
+        by_rank = self.classifier is not None and isinstance(self.classifier.layers, int)
+        return _SIMILARITY_TOKENS if by_rank else None
+
+    @model_validator(mode="after")
+    def _one_way_to_count(self) -> Self:
+        if self.allocation is not None and not isinstance(self.num_experts, int):
+            raise ValueError(
+                "`allocation` counts the experts of each layer itself; give `num_experts` as one "
+                "number (the yardstick of share_of_uniform), or leave `allocation` out"
+            )
+        return self
 
 
 class AlarmsConfig(Section):

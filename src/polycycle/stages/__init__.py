@@ -2,7 +2,7 @@
 
 from polycycle.stages.base import build_base, copy_base, shipped_base
 from polycycle.stages.demo import write_demo
-from polycycle.stages.pipeline import Run, load_tokenizer, run_recipe, stage_folders
+from polycycle.stages.pipeline import Run, run_recipe, stage_folders
 from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
 from polycycle.stages.similarity import (
     MeasuredSimilarity,
@@ -10,6 +10,7 @@ from polycycle.stages.similarity import (
     training_sources,
 )
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
+from polycycle.stages.tokenizer import load_tokenizer
 
 __all__ = [
     "MeasuredSimilarity",

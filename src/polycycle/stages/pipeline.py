@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import polycycle
+from polycycle.allocation import read_table
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import Recipe
 from polycycle.data import document_policy, tokenizer_hash
-from polycycle.errors import CheckpointError
 from polycycle.files import hash_file, write_json
 from polycycle.ranks import first_rank_first, is_first_rank, join_ranks
 from polycycle.results import Alarm, Environment, ModelScores, RunResult, StageCost, StageCurves
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions
+from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
+from polycycle.stages.tokenizer import load_tokenizer
 from polycycle.stages.train import TRAINING, train_and_write
 from polycycle.stages.upcycle import plan_recipe
 from polycycle.surgery import TrainingStage, fill_upcycled
@@ -28,6 +30,7 @@ from polycycle.training import uses_bfloat16
 
 Tell = Callable[[str], None]
 _SCORES = "scores.json"
+SIMILARITY = "similarity.json"
 
 
 class Run:
@@ -50,26 +53,52 @@ class Run:
         self._corpora: RunCorpora | None = None
         self._keys: dict[str, str] = {}
 
+    def similarity(self) -> Path | None:
+        """How alike the base finds the languages; None where nothing depends on it."""
+        num_tokens = self.recipe.experts.similarity_tokens
+        if num_tokens is None:
+            return None
+        stage = Stage(
+            name="similarity",
+            result_version=1,
+            inputs={
+                "base": self._base_inputs(),
+                "data": self._data_inputs(),
+                "languages": self.recipe.languages.model_dump(mode="json"),
+                "tokens_per_language": num_tokens,
+                "context_length": self.recipe.evaluation.context_length,
+            },
+            make=partial(self._similarity, num_tokens),
+        )
+        return self._do(stage)
+
+    def _similarity(self, num_tokens: int, folder: Path) -> dict[str, Any]:
+        measured = measure_recipe(self.recipe, num_tokens)
+        write_json(folder / SIMILARITY, measured.to_json())
+        return {}
+
     def upcycle(self) -> Path:
         """The freshly upcycled model."""
+        similarity = self.similarity()
         experts = self.recipe.experts
-        files = sorted({info.file for info in self.base.tensors.values()})
         stage = Stage(
             name="upcycle",
             result_version=1,
             inputs={
-                "base": {file.name: hash_file(file) for file in files},
+                "base": self._base_inputs(),
+                "similarity": self._keys.get("similarity"),
                 "config": dict(self.base.config),
                 "experts": experts.model_dump(mode="json"),
                 "languages": self.recipe.languages.model_dump(mode="json"),
                 "seed": self.recipe.seed,
             },
-            make=self._upcycle,
+            make=partial(self._upcycle, similarity),
         )
         return self._do(stage)
 
-    def _upcycle(self, folder: Path) -> dict[str, Any]:
-        plan = plan_recipe(self.recipe, self.base)
+    def _upcycle(self, similarity: Path | None, folder: Path) -> dict[str, Any]:
+        measured = None if similarity is None else read_table(similarity / SIMILARITY)
+        plan = plan_recipe(self.recipe, self.base, measured)
         fill_upcycled(plan, folder)
         return {"bytes": plan.num_bytes}
 
@@ -189,6 +218,10 @@ class Run:
             self.tell(f"{stage.name}: done before, unchanged")
         return run_stage(self.output, stage, version=polycycle.__version__)
 
+    def _base_inputs(self) -> dict[str, str]:
+        files = sorted({info.file for info in self.base.tensors.values()})
+        return {file.name: hash_file(file) for file in files}
+
     def _data_inputs(self) -> dict[str, Any]:
         """What identifies the texts: the cache folders' names are content hashes."""
         corpora = self.corpora
@@ -234,23 +267,6 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
         trained.append(run.train("review", trained[0]))
         models.append(run.evaluate("review", trained[1]))
     return run.result(models, trained)
-
-
-def load_tokenizer(folder: Path, name: str) -> Any:
-    """The tokenizer in a model folder.
-
-    Raises:
-        CheckpointError: there is none, and training and evaluation need one.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name}: no usable tokenizer beside the weights ({error}). Copy tokenizer.json and "
-            "tokenizer_config.json of the model into the folder"
-        ) from error
 
 
 def describe_environment(recipe: Recipe) -> Environment:

@@ -121,11 +121,12 @@ def probe_tokens_per_second(recipe: Recipe, work: Path) -> float:
     import torch
 
     from polycycle.stages.train import load_for_training, train_settings
-    from polycycle.surgery import freeze_for, upcycle
+    from polycycle.surgery import execute_upcycle, freeze_for
     from polycycle.training import uses_bfloat16
 
-    experts, config = recipe.experts, recipe.post_pretrain
-    upcycle(recipe.base, work, num_experts=experts.num_experts, top_k=experts.top_k)
+    config = recipe.post_pretrain
+    base = open_checkpoint(recipe.base, revision=recipe.base_revision)
+    execute_upcycle(plan_recipe(recipe, base), work)
     model: Any = load_for_training(work)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.progress import Progress
 
 import polycycle
 from polycycle.allocation import SimilarityTable, similarity_table
@@ -16,11 +17,11 @@ from polycycle.errors import ConfigError
 from polycycle.evaluation import mean_unit_vectors
 from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
 from polycycle.languages import LanguageGroups
-from polycycle.stages.pipeline import load_tokenizer
+from polycycle.stages.tokenizer import load_tokenizer
 
 # As in LayerMoE's released code.
 _LONGEST_WINDOW = 10_000
-Progress = Callable[[str, int], None]
+Advance = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +66,9 @@ def measure_similarity(
     root: Path = Path("."),
     on_bad_document: Literal["error", "skip"] = "error",
     revision: str | None = None,
+    context_length: int | None = None,
     row_tokens: int = 1024,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> MeasuredSimilarity:
     """The similarity of every pair of languages in every layer, by one forward pass per language.
 
@@ -82,6 +84,7 @@ def measure_similarity(
         root: what relative paths start from.
         on_bad_document: `error` or `skip`.
         revision: of a hub id.
+        context_length: what documents are cut to; by default the model's own, at most 10,000.
         row_tokens: tokens of a forward pass.
         progress: called with a language and how many of its tokens were computed.
 
@@ -97,7 +100,7 @@ def measure_similarity(
     family_of = family_of_upcycled if is_upcycled(checkpoint.config) else family_of_dense
     family_of(checkpoint.config, where=checkpoint.name)
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.name)
-    context = int(checkpoint.config.get("max_position_embeddings") or _LONGEST_WINDOW)
+    longest = int(checkpoint.config.get("max_position_embeddings") or _LONGEST_WINDOW)
     languages = [tag for tag in groups.all if tag not in groups.unseen_original]
     # All texts first: a missing one is found before the model is loaded.
     excerpts: dict[str, Excerpt] = {
@@ -106,7 +109,7 @@ def measure_similarity(
             language,
             tokenizer,
             num_tokens=tokens_per_language,
-            max_document_tokens=min(context, _LONGEST_WINDOW),
+            max_document_tokens=context_length or min(longest, _LONGEST_WINDOW),
             root=root,
             on_bad_document=on_bad_document,
         )
@@ -140,6 +143,24 @@ def measure_similarity(
             "transformers": __version__,
         },
     )
+
+
+def measure_recipe(recipe: Recipe, tokens_per_language: int) -> MeasuredSimilarity:
+    """The similarity of a recipe's languages on its training text, in its base, with a bar."""
+    languages = len(training_sources(recipe))
+    with Progress(transient=True) as bars:
+        task = bars.add_task("similarity", total=languages * tokens_per_language)
+        return measure_similarity(
+            recipe.base,
+            training_sources(recipe),
+            recipe.languages.groups(),
+            tokens_per_language=tokens_per_language,
+            root=recipe.data.root,
+            on_bad_document=recipe.data.on_bad_document,
+            revision=recipe.base_revision,
+            context_length=recipe.evaluation.context_length,
+            progress=lambda language, tokens: bars.update(task, advance=tokens),
+        )
 
 
 def training_sources(recipe: Recipe) -> dict[str, TextSource]:

@@ -1,22 +1,102 @@
-"""The upcycling that a recipe asks for."""
+"""The upcycling that a recipe asks for: experts of each layer, classifiers, tensors."""
 
+from polycycle.allocation import (
+    AllocationPlan,
+    SimilarityTable,
+    allocate_experts,
+    allocate_export_friendly,
+    share_of_uniform,
+)
 from polycycle.checkpoint import Checkpoint
-from polycycle.config import Recipe
+from polycycle.config import AllocationConfig, Recipe
+from polycycle.errors import UpcycleError
 from polycycle.surgery import UpcyclePlan, plan_upcycle
 
 
-def plan_recipe(recipe: Recipe, base: Checkpoint) -> UpcyclePlan:
-    """Tensors and config of the recipe's upcycled model; nothing is read but headers."""
+def plan_recipe(
+    recipe: Recipe, base: Checkpoint, similarity: SimilarityTable | None = None
+) -> UpcyclePlan:
+    """Tensors and config of the recipe's upcycled model; nothing is read but headers.
+
+    Args:
+        recipe: what to make.
+        base: the dense model.
+        similarity: how alike it finds the languages. Without it, layers count as equally alike,
+            which is good enough to forecast sizes.
+
+    Raises:
+        UpcycleError: the family, the counts or the layers are not possible.
+        ConfigError: the budget of experts is not possible.
+    """
     experts = recipe.experts
-    classifier = experts.classifier
+    num_layers = int(base.config["num_hidden_layers"])
+    if similarity is not None and len(similarity.values) != num_layers:
+        raise UpcycleError(
+            f"similarity is of {len(similarity.values)} layers, but {base.name} has {num_layers}; "
+            "measure it on this model"
+        )
+    num_experts: int | tuple[int, ...] = experts.num_experts
+    if experts.allocation is not None:
+        assert isinstance(num_experts, int)  # the recipe was checked
+        per_layer = [1.0] * num_layers if similarity is None else similarity.per_layer
+        plan = allocate(experts.allocation, per_layer, num_experts)
+        num_experts = plan.num_experts_per_layer
     return plan_upcycle(
         base,
-        num_experts=experts.num_experts,
+        num_experts=num_experts,
         top_k=experts.top_k,
         renormalize=experts.renormalize,
         init=experts.init,
         seed=recipe.seed,
-        classifier_layers=() if classifier is None else classifier.layers,
-        classifier_form="token" if classifier is None else classifier.form,
+        classifier_layers=_classifier_layers(recipe, num_experts, num_layers, similarity),
+        classifier_form="token" if experts.classifier is None else experts.classifier.form,
         languages=recipe.languages.groups(),
     )
+
+
+def allocate(
+    config: AllocationConfig, similarity: list[float] | tuple[float, ...], num_experts: int
+) -> AllocationPlan:
+    """Experts per layer as a recipe's `allocation` asks.
+
+    Args:
+        config: budget and limits.
+        similarity: S_i of each layer.
+        num_experts: per layer, what `share_of_uniform` is a share of.
+    """
+    num_layers = len(similarity)
+    if config.share_of_uniform is not None:
+        total = share_of_uniform(
+            config.share_of_uniform, num_layers=num_layers, num_experts=num_experts
+        )
+    else:
+        total = config.total_experts or num_layers + (config.new_experts or 0)
+    if config.export_friendly:
+        return allocate_export_friendly(similarity, total, max_experts=config.max_experts)
+    return allocate_experts(
+        similarity, total, min_experts=config.min_experts, max_experts=config.max_experts
+    )
+
+
+def _classifier_layers(
+    recipe: Recipe,
+    num_experts: int | tuple[int, ...],
+    num_layers: int,
+    similarity: SimilarityTable | None,
+) -> tuple[int, ...]:
+    """The layers named, or the K mixture layers where expanded and original are most alike."""
+    classifier = recipe.experts.classifier
+    if classifier is None:
+        return ()
+    if not isinstance(classifier.layers, int):
+        return classifier.layers
+    counts = (num_experts,) * num_layers if isinstance(num_experts, int) else num_experts
+    alike = [1.0] * num_layers if similarity is None else similarity.expanded_original
+    mixtures = [layer for layer in range(num_layers) if counts[layer] > 1]
+    if classifier.layers > len(mixtures):
+        raise UpcycleError(
+            f"experts.classifier.layers: {classifier.layers} classifiers, but only "
+            f"{len(mixtures)} layers are mixtures of experts; ask for fewer"
+        )
+    ranked = sorted(mixtures, key=lambda layer: -alike[layer])
+    return tuple(sorted(ranked[: classifier.layers]))
