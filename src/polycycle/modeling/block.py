@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polycycle.routing import LanguageClassifier, Router, moe_forward
+from polycycle.modeling.recording import is_recording
+from polycycle.modeling.retention import end_if_only_judging, gated_call
+from polycycle.routing import LanguageClassifier, RetentionGate, Router, moe_forward
 
 _frozen_expert_only: ContextVar[bool] = ContextVar("frozen_expert_only", default=False)
 
@@ -77,6 +79,14 @@ class MoeBlockMixin(nn.Module):
             layer_index=layer_index,
             classifier=_classifier_of(config, layer_index),
         )
+        self.retention_gate: RetentionGate | None = None
+        first_layer = next(i for i, n in enumerate(config.num_experts_per_layer) if n > 1)
+        if config.exact_retention and layer_index == first_layer:
+            self.retention_gate = RetentionGate(
+                config.hidden_size,
+                threshold=config.retention_threshold,
+                patience=config.retention_patience,
+            )
 
     # How many rows an expert gets is data; torch.compile would break the graph many times in here.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -84,7 +94,15 @@ class MoeBlockMixin(nn.Module):
         """Mixture of the chosen experts for each token; [B, S, D] in and out."""
         if _frozen_expert_only.get():
             return super().forward(hidden_states)  # type: ignore[no-any-return]
-        routed = self.router(hidden_states)
+        call = gated_call()
+        if self.retention_gate is not None:
+            scores_BS = self.retention_gate(hidden_states)
+            if call is not None:
+                call.settle(scores_BS, self.retention_gate)
+                end_if_only_judging(call)
+        if call is not None and call.is_all_original and not is_recording():
+            return super().forward(hidden_states)  # type: ignore[no-any-return]
+        routed = self.router(hidden_states, None if call is None else call.original_BS)
         # Phi-3 names it differently; every dense block of transformers has one of the two.
         act_fn: Any = self.act_fn if hasattr(self, "act_fn") else self.activation_fn
         packs: Any = [(group.gate_up_proj, group.down_proj) for group in self.experts.values()]

@@ -23,6 +23,9 @@ class UpcycledConfigMixin:
         classifier_layers: the layers with a language classifier in front of the router.
         classifier_form: whether it decides per `token`, or per `sequence` as published.
         classifier_threshold: the score above which text is judged original.
+        exact_retention: whether a retention gate stands before the first mixture layer.
+        retention_threshold: the mean score above which a text is judged original.
+        retention_patience: generated tokens in a row that change its decision.
         language_groups: `{"original": […], "unseen_original": […], "expanded": [[…], …]}`.
         base_model: name or folder of the dense model, as it was given.
         base_hash: content hash of the dense model's tensors.
@@ -36,6 +39,9 @@ class UpcycledConfigMixin:
     classifier_layers: list[int] | None = None
     classifier_form: ClassifierForm = "token"
     classifier_threshold: float = 0.0
+    exact_retention: bool = False
+    retention_threshold: float = 0.0
+    retention_patience: int = 8
     language_groups: dict[str, Any] | None = None
     base_model: str | None = None
     base_hash: str | None = None

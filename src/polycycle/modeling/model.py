@@ -8,10 +8,11 @@ from transformers import initialization as init
 from polycycle.errors import CheckpointError, ConfigError, TrainingError
 from polycycle.modeling.block import MoeBlockMixin, NewExperts
 from polycycle.modeling.recording import watch_routers
-from polycycle.routing import LanguageClassifier, Router
+from polycycle.modeling.retention import RetentionMixin, watch_calls
+from polycycle.routing import LanguageClassifier, RetentionGate, Router
 
 
-class UpcycledModelMixin(nn.Module):
+class UpcycledModelMixin(RetentionMixin):
     """Mixed into a dense class: `class LlamaMoeForCausalLM(UpcycledModelMixin, LlamaForCausalLM)`.
 
     Attention, norms, caches, generation and loading stay the dense class's own; the feed-forward
@@ -34,13 +35,15 @@ class UpcycledModelMixin(nn.Module):
         if config.classifier_layers and config.classifier_form == "sequence":
             inner: Any = self.model
             inner.register_forward_pre_hook(_refuse_parts_of_sequences, with_kwargs=True)
+        if config.exact_retention:
+            watch_calls(self.model)
         super().post_init()  # type: ignore[misc]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Router):
             for rows in module.rows.values():
                 init.xavier_normal_(rows)
-        elif isinstance(module, LanguageClassifier):
+        elif isinstance(module, LanguageClassifier | RetentionGate):
             init.zeros_(module.weight)
         elif isinstance(module, NewExperts):
             init.normal_(module.gate_up_proj, std=self.config.initializer_range)  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polycycle.routing import Router, RouterOutput
+from polycycle.routing import RetentionGate, Router, RouterOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class LayerRouting:
         expert_ids: [T, K] int64; −1 where a token has no further expert.
         expert_weights: [T, K].
         classifier_scores: [T], with gradient; None where the layer has no language classifier.
-        judged_original: [T] bool, the tokens it sent to expert 0 alone; None likewise.
+        judged_original: [T] bool, the tokens that it or the retention gate sent to expert 0 alone;
+            None without either.
     """
 
     layer_index: int
@@ -42,6 +43,12 @@ class RoutingRecord:
     """The routing of one or more forward passes of one model."""
 
     _outputs: dict[int, list[RouterOutput]] = field(default_factory=dict)
+    _gate_scores: list[Tensor] = field(default_factory=list)
+
+    @property
+    def gate_scores(self) -> Tensor | None:
+        """[B, S] of the retention gate, rows of several calls joined; None without one."""
+        return torch.cat(self._gate_scores) if self._gate_scores else None
 
     @property
     def layers(self) -> list[LayerRouting]:
@@ -79,6 +86,11 @@ _record: ContextVar[tuple[RoutingRecord, frozenset[int]] | None] = ContextVar(
 )
 
 
+def is_recording() -> bool:
+    """Whether routing is recorded at the moment."""
+    return _record.get() is not None
+
+
 @contextmanager
 def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
     """Collect what the model's routers decide in the forward passes of this block.
@@ -100,7 +112,8 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
             "recorded; make one with `polycycle upcycle`"
         )
     record = RoutingRecord()
-    token = _record.set((record, frozenset(id(router) for router in routers)))
+    watched = [m for m in model.modules() if isinstance(m, Router | RetentionGate)]
+    token = _record.set((record, frozenset(map(id, watched))))
     try:
         yield record
     finally:
@@ -118,10 +131,18 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
 
 
 def watch_routers(model: nn.Module) -> None:
-    """Install the recording hook on every router of a freshly built model."""
+    """Install the recording hooks on the routers and the gate of a freshly built model."""
     for module in model.modules():
         if isinstance(module, Router):
             module.register_forward_hook(_keep)
+        elif isinstance(module, RetentionGate):
+            module.register_forward_hook(_keep_scores)
+
+
+def _keep_scores(gate: RetentionGate, args: Any, scores: Tensor) -> None:
+    recording = _record.get()
+    if recording is not None and id(gate) in recording[1]:
+        recording[0]._gate_scores.append(scores)
 
 
 def _keep(router: Router, args: Any, output: RouterOutput) -> None:

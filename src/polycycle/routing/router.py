@@ -24,7 +24,8 @@ class RouterOutput(NamedTuple):
         expert_ids: [N, K] int64, the chosen experts, best first; −1 where there is no further one.
         expert_weights: [N, K], what each chosen expert's output is multiplied by.
         classifier_scores: [N] of the language classifier; None without one.
-        judged_original: [N] bool, the tokens it sent to expert 0 alone; None without one.
+        judged_original: [N] bool, the tokens that it or the retention gate sent to expert 0 alone;
+            None without either.
     """
 
     logits: Tensor
@@ -77,8 +78,14 @@ class Router(nn.Module):
         self.layer_index = layer_index
         self.classifier = classifier
 
-    def forward(self, hidden_BSD: Tensor) -> RouterOutput:
-        """Experts and weights of each of the N = B·S tokens."""
+    def forward(self, hidden_BSD: Tensor, original_BS: Tensor | None = None) -> RouterOutput:
+        """Experts and weights of each of the N = B·S tokens.
+
+        Args:
+            hidden_BSD: [B, S, D].
+            original_BS: [B, S] bool, tokens that were judged original before; they go to expert 0
+                alone, whatever this layer makes of them.
+        """
         hidden_ND = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])
         logits = F.linear(hidden_ND, torch.cat(list(self.rows.values())))
         # float32: in bfloat16 neighbouring probabilities tie and the top-k would depend on order.
@@ -89,10 +96,15 @@ class Router(nn.Module):
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if self.weights_dtype == "hidden":
             weights = weights.to(logits.dtype)
-        if self.classifier is None:
+        scores = judged = None
+        if self.classifier is not None:
+            scores = self.classifier(hidden_BSD)
+            judged = scores > self.classifier.threshold
+        if original_BS is not None:
+            before = original_BS.reshape(-1)
+            judged = before if judged is None else before | judged
+        if judged is None:
             return RouterOutput(logits, expert_ids, weights)
-        scores = self.classifier(hidden_BSD)
-        judged = scores > self.classifier.threshold
         return RouterOutput(
             logits, *send_to_frozen_expert(judged, expert_ids, weights), scores, judged
         )

@@ -94,7 +94,8 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
 def count_trainable(sizes: Mapping[str, int]) -> dict[str, int]:
     """Parameters that each stage trains, from tensor sizes by name."""
     routers = sum(size for name, size in sizes.items() if ".mlp.router.rows." in name)
-    classifiers = sum(size for name, size in sizes.items() if ".mlp.router.classifier." in name)
+    judges = (".mlp.router.classifier.", ".mlp.retention_gate.")
+    classifiers = sum(n for name, n in sizes.items() if any(judge in name for judge in judges))
     experts = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
     return {"post_pretrain": routers + experts, "review": routers + classifiers}
 

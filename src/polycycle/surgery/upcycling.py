@@ -73,6 +73,7 @@ def plan_upcycle(
     seed: int = 0,
     classifier_layers: Sequence[int] = (),
     classifier_form: ClassifierForm = "token",
+    exact_retention: bool = False,
     languages: LanguageGroups | None = None,
 ) -> UpcyclePlan:
     """The tensors and the config of the upcycled model; nothing is read but headers.
@@ -88,6 +89,7 @@ def plan_upcycle(
         seed: of the routers (and of random experts).
         classifier_layers: layers that get a language classifier in front of the router.
         classifier_form: see `routing.LanguageClassifier`.
+        exact_retention: put a `routing.RetentionGate` before the first mixture layer.
         languages: written into the config, for readers, reports and packs.
 
     Raises:
@@ -114,11 +116,15 @@ def plan_upcycle(
         if count > 1:
             jobs += _layer_jobs(dense, family, layer, count - 1, init=init, seed=seed)
         if layer in classifier_layers:
-            jobs.append(_classifier_job(dense, family, layer))
+            jobs.append(_zeros_job(dense, family, layer, "router.classifier.weight"))
     config = _moe_config(dense, family, counts, top_k, renormalize, languages)
     if classifier_layers:
         config["classifier_layers"] = sorted(classifier_layers)
         config["classifier_form"] = classifier_form
+    if exact_retention:
+        first = next(layer for layer, count in enumerate(counts) if count > 1)
+        jobs.append(_zeros_job(dense, family, first, "retention_gate.weight"))
+        config["exact_retention"] = True
     return UpcyclePlan(dense=dense, config=config, jobs=tuple(jobs))
 
 
@@ -133,6 +139,7 @@ def upcycle(
     seed: int = 0,
     classifier_layers: Sequence[int] = (),
     classifier_form: ClassifierForm = "token",
+    exact_retention: bool = False,
     languages: LanguageGroups | None = None,
     revision: str | None = None,
     progress: Callable[[TensorJob], None] | None = None,
@@ -160,6 +167,7 @@ def upcycle(
         seed=seed,
         classifier_layers=classifier_layers,
         classifier_form=classifier_form,
+        exact_retention=exact_retention,
         languages=languages,
     )
     execute_upcycle(plan, out, progress=progress)
@@ -228,12 +236,13 @@ def _layer_jobs(
     ]
 
 
-def _classifier_job(dense: Checkpoint, family: "Family", layer: int) -> TensorJob:
+def _zeros_job(dense: Checkpoint, family: "Family", layer: int, name: str) -> TensorJob:
+    """A vector of the hidden size: a classifier or a gate that judges nothing yet."""
     mlp = f"model.layers.{layer}.mlp"
     down = dense.info(f"{mlp}.{family.down_name}.weight")
     shape = (down.shape[0],)
     return TensorJob(
-        name=f"{mlp}.router.classifier.weight",
+        name=f"{mlp}.{name}",
         dtype=down.dtype,
         shape=shape,
         make=partial(torch.zeros, shape, dtype=DTYPES[down.dtype]),
