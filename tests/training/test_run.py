@@ -264,3 +264,25 @@ def test_review_teaches_the_classifiers_to_tell_original_text(tmp_path):
     languages = batch["language_ids"].flatten()
     assert judged[languages == 0].float().mean() > 0.5
     assert judged[languages > 1].float().mean() < 0.2
+
+
+def test_review_teaches_the_retention_gate_to_tell_original_text(tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, prior_coef=0.1, classifier_coef=1.0, learning_rate=0.05, save_every_steps=None
+    )
+    model = tiny_moe(tmp_path, exact_retention=True)
+    train_stage(
+        model,
+        Sequences(200),
+        stage="review",
+        groups=GROUPS,
+        output_dir=tmp_path / "run",
+        settings=settings,
+        tell=lambda message: None,
+    )
+    words = torch.arange(2, 32)  # the English ones; Greek begins sixty tokens later
+    torch.manual_seed(0)
+    prompts = torch.stack([words[torch.randperm(30)[:20]] + shift for shift in (0, 60) * 20])
+    judged = model.eval().judge_original(prompts)
+    assert judged[::2].float().mean() > 0.8
+    assert judged[1::2].float().mean() < 0.2

@@ -140,6 +140,16 @@ class ClassifierConfig(Section):
     """Decide per token, or once per sequence as published; that refuses packing and caches."""
 
 
+class RetentionConfig(Section):
+    """Text judged original, once and for all layers, is computed by the dense model bit for bit."""
+
+    threshold: float = 0.0
+    """Mean score above which a text is original. Higher keeps fewer texts, and gives fewer texts of
+    expanded languages away; the report shows the trade."""
+    patience: Count = 8
+    """Generated tokens in a row that must speak against a decision to change it."""
+
+
 class AllocationConfig(Section):
     """Fewer experts in layers where languages are already alike (LayerMoE). One budget is given."""
 
@@ -184,6 +194,8 @@ class ExpertsConfig(Section):
     """Share experts out by measured similarity; null gives every layer `num_experts`."""
     classifier: ClassifierConfig | None = None
     """Language classifiers, trained in review; null has none, as MoE-LPR."""
+    exact_retention: RetentionConfig | None = None
+    """A retention gate, trained in review (not in the papers)."""
 
     @property
     def similarity_tokens(self) -> int | None:
@@ -300,7 +312,7 @@ class ReviewConfig(TrainConfig):
     prior_form: Literal["paper", "released"] = "paper"
     """The paper's −log G₀, or the released code's bounded form, which needs a larger γ."""
     classifier_coef: Coefficient = 0.1
-    """Weight of the language classifiers' loss, where the model has any (LayerMoE: 0.1)."""
+    """Weight of the loss of language classifiers and retention gate, if any (LayerMoE: 0.1)."""
     balance_coef: Coefficient = 0.0
     """The paper uses no balance loss in review."""
     balance_scope: Literal["global", "micro_batch"] = "global"

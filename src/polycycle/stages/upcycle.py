@@ -1,5 +1,7 @@
 """The upcycling that a recipe asks for: experts of each layer, classifiers, tensors."""
 
+from typing import Any
+
 from polycycle.allocation import (
     AllocationPlan,
     SimilarityTable,
@@ -8,7 +10,7 @@ from polycycle.allocation import (
     share_of_uniform,
 )
 from polycycle.checkpoint import Checkpoint
-from polycycle.config import AllocationConfig, Recipe
+from polycycle.config import AllocationConfig, Recipe, RetentionConfig
 from polycycle.errors import UpcycleError
 from polycycle.surgery import UpcyclePlan, plan_upcycle
 
@@ -50,8 +52,19 @@ def plan_recipe(
         seed=recipe.seed,
         classifier_layers=_classifier_layers(recipe, num_experts, num_layers, similarity),
         classifier_form="token" if experts.classifier is None else experts.classifier.form,
+        **_retention(experts.exact_retention),
         languages=recipe.languages.groups(),
     )
+
+
+def _retention(config: RetentionConfig | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    return {
+        "exact_retention": True,
+        "retention_threshold": config.threshold,
+        "retention_patience": config.patience,
+    }
 
 
 def allocate(

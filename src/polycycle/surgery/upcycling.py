@@ -74,6 +74,8 @@ def plan_upcycle(
     classifier_layers: Sequence[int] = (),
     classifier_form: ClassifierForm = "token",
     exact_retention: bool = False,
+    retention_threshold: float = 0.0,
+    retention_patience: int = 8,
     languages: LanguageGroups | None = None,
 ) -> UpcyclePlan:
     """The tensors and the config of the upcycled model; nothing is read but headers.
@@ -90,6 +92,8 @@ def plan_upcycle(
         classifier_layers: layers that get a language classifier in front of the router.
         classifier_form: see `routing.LanguageClassifier`.
         exact_retention: put a `routing.RetentionGate` before the first mixture layer.
+        retention_threshold: of that gate.
+        retention_patience: of that gate.
         languages: written into the config, for readers, reports and packs.
 
     Raises:
@@ -125,6 +129,8 @@ def plan_upcycle(
         first = next(layer for layer, count in enumerate(counts) if count > 1)
         jobs.append(_zeros_job(dense, family, first, "retention_gate.weight"))
         config["exact_retention"] = True
+        config["retention_threshold"] = retention_threshold
+        config["retention_patience"] = retention_patience
     return UpcyclePlan(dense=dense, config=config, jobs=tuple(jobs))
 
 
@@ -132,19 +138,11 @@ def upcycle(
     dense: str | Path,
     out: Path,
     *,
-    num_experts: int | Sequence[int] = 6,
-    top_k: int = 2,
-    renormalize: bool = True,
-    init: ExpertInit = "copy",
-    seed: int = 0,
-    classifier_layers: Sequence[int] = (),
-    classifier_form: ClassifierForm = "token",
-    exact_retention: bool = False,
-    languages: LanguageGroups | None = None,
     revision: str | None = None,
     progress: Callable[[TensorJob], None] | None = None,
+    **settings: Any,
 ) -> UpcyclePlan:
-    """Write the upcycled model of `dense` to the folder `out`; see `plan_upcycle`.
+    """Write the upcycled model of `dense` to the folder `out`.
 
     The result computes what the dense model computes, to within rounding, whatever its routers
     say. Every tensor of the dense model is in it, under the same name, bit for bit.
@@ -154,22 +152,12 @@ def upcycle(
         out: appears only when it is complete; replaced if it exists.
         revision: of a hub id.
         progress: called after each tensor.
+        settings: as `plan_upcycle` takes them.
 
     Returns:
         The plan that was carried out.
     """
-    plan = plan_upcycle(
-        open_checkpoint(dense, revision=revision),
-        num_experts=num_experts,
-        top_k=top_k,
-        renormalize=renormalize,
-        init=init,
-        seed=seed,
-        classifier_layers=classifier_layers,
-        classifier_form=classifier_form,
-        exact_retention=exact_retention,
-        languages=languages,
-    )
+    plan = plan_upcycle(open_checkpoint(dense, revision=revision), **settings)
     execute_upcycle(plan, out, progress=progress)
     return plan
 

@@ -81,8 +81,8 @@ class MicroBatch:
         balance: unweighted load-balancing loss.
         prior: unweighted prior loss, this micro-batch's part of the step's; parts add up.
         z: unweighted router z-loss.
-        classifier: unweighted classifier loss, this micro-batch's part of the step's; parts add up.
-            Zero without classifiers.
+        classifier: unweighted loss of the language classifiers, plus that of the retention gate;
+            this micro-batch's part of the step's, parts add up. Zero without either.
         routing: per MoE layer, detached.
         language_ids: [N] of the input tokens.
     """
@@ -158,6 +158,11 @@ def compute_losses(
     classifier = nats.new_zeros(())
     if judged:
         classifier = language_classifier_loss(judged, is_original, is_real, num_tokens=step.tokens)
+    if routing.gate_scores is not None:
+        gate = [routing.gate_scores.flatten()]
+        classifier = classifier + language_classifier_loss(
+            gate, is_original, is_real, num_tokens=step.tokens
+        )
     # Loss and gradient are averaged over ranks afterwards. Losses over global counts are sums over
     # ranks, so they are multiplied by the ranks. Of a global balance loss every rank has the whole
     # value, but only its own tokens' part of the gradient: that alone is multiplied.
