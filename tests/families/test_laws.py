@@ -43,7 +43,7 @@ def models(request, tmp_path_factory):
     return case, load(dense), load(folder / "moe")
 
 
-def to_expert_0(router, hidden_BSD):
+def to_expert_0(router, hidden_BSD, original_BS=None):
     """A router that sends every token to expert 0 alone."""
     shape = (hidden_BSD[..., 0].numel(), 1)
     logits = torch.zeros(shape[0], router.num_experts)

@@ -184,6 +184,25 @@ def test_a_layermoe_run_measures_similarity_once_and_shares_its_experts_out(
     assert "upcycle: done before, unchanged" not in notes
 
 
+def test_a_run_with_exact_retention_reports_its_rates_and_keeps_what_it_judged(
+    recipe_settings, tmp_path
+):
+    # A gate that keeps everything: every language is the base, bit for bit.
+    recipe_settings["experts"] = {"num_experts": 3, "exact_retention": {"threshold": -1e9}}
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    base, review = result.model("base"), result.model("review")
+    for language in ("en", "es", "el", "tr"):
+        assert review.retention.set_point.text_rate[language] == 1.0
+        assert review.scores[language].kl_from_base == 0.0
+        before, after = (m.scores[language].bits_per_byte for m in (base, review))
+        assert after == pytest.approx(before, rel=1e-6)
+    page = write_report(result, tmp_path / "report").read_text()
+    assert "Exact retention" in page
+    assert "−∞" in page
+    again = load_result(save_result(result, tmp_path / "result.json"))
+    assert again.model("review").retention == review.retention
+
+
 @pytest.mark.slow
 def test_a_run_of_two_sharded_processes_writes_each_stage_once(recipe_settings, tmp_path):
     recipe_settings["post_pretrain"]["fsdp"] = True

@@ -1,17 +1,22 @@
 """What a model can: text, questions, distance from its base, routing, similarity of languages."""
 
 from polycycle.evaluation.choices import answer_questions
+from polycycle.evaluation.retention import GatedTexts, measure_gate, retention_trade
 from polycycle.evaluation.scores import language_scores, routing_table
 from polycycle.evaluation.similarity import feed_forward_blocks, mean_unit_vectors
-from polycycle.evaluation.text import LayerTally, TextTally, measure_text
+from polycycle.evaluation.text import LayerTally, TextTally, has_retention_gate, measure_text
 
 __all__ = [
+    "GatedTexts",
     "LayerTally",
     "TextTally",
     "answer_questions",
     "feed_forward_blocks",
+    "has_retention_gate",
     "language_scores",
     "mean_unit_vectors",
+    "measure_gate",
     "measure_text",
+    "retention_trade",
     "routing_table",
 ]

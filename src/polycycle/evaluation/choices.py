@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polycycle.data import DocumentPolicy, Question
+from polycycle.evaluation.text import has_retention_gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,15 @@ def _score(batch: list[_Encoded], model: Any) -> Tensor:
     if longest > 1:
         cache = out.past_key_values
         cache.batch_repeat_interleave(num_choices)
-        # Padding is on the right, after everything that counts, so no mask is needed.
-        rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
+        # Padding is on the right, after everything that counts, so attention needs no mask; a
+        # retention gate must not judge padding.
+        mask = None
+        if has_retention_gate(model):
+            before = is_real.new_ones(len(ids), prompts.shape[1])
+            mask = torch.cat([before, is_real[:, :-1]], 1).long()
+        rest = model(
+            input_ids=ids[:, :-1], attention_mask=mask, past_key_values=cache, use_cache=True
+        ).logits
         steps = rest.float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
         scores = scores + (steps * is_real[:, 1:]).sum(-1)
     table: Tensor = scores.reshape(len(batch), num_choices)

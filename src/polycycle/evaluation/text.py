@@ -104,18 +104,27 @@ def measure_text(
 def _measure_batch(model: Any, batch: WindowBatch, tally: TextTally, *, record: bool) -> None:
     device = model.device
     input_ids = batch.input_ids.to(device)
+    # Attention needs no mask, padding is on the right; a retention gate must not judge padding.
+    mask = batch.is_real.long().to(device) if has_retention_gate(model) else None
     with record_routing(model) if record else nullcontext() as routing:
-        logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
+        out = model(input_ids=input_ids, attention_mask=mask, use_cache=False)
+        logits = out.logits.flatten(0, 1)
     targets = batch.targets.to(device).flatten()
     base_logits = None
     if tally.kl_nats is not None:
         with frozen_expert_only():
-            base_logits = model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
+            base = model(input_ids=input_ids, attention_mask=mask, use_cache=False)
+            base_logits = base.logits.flatten(0, 1)
     for start in range(0, len(targets), _ROWS):
         rows = slice(start, start + _ROWS)
         _score_rows(logits[rows], targets[rows], base_logits, rows, tally)
     if routing is not None:
         _tally_routing(routing, batch.is_real.to(device).flatten(), tally)
+
+
+def has_retention_gate(model: Any) -> bool:
+    """Whether the model has a gate that decides in evaluation."""
+    return bool(getattr(model.config, "exact_retention", False))
 
 
 def _score_rows(

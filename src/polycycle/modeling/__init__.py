@@ -4,6 +4,7 @@ from polycycle.modeling.block import MoeBlockMixin, NewExperts, frozen_expert_on
 from polycycle.modeling.config import UpcycledConfigMixin, check_experts
 from polycycle.modeling.model import UpcycledModelMixin
 from polycycle.modeling.recording import LayerRouting, RoutingRecord, record_routing
+from polycycle.modeling.retention import without_retention_gate
 
 __all__ = [
     "LayerRouting",
@@ -15,4 +16,5 @@ __all__ = [
     "check_experts",
     "frozen_expert_only",
     "record_routing",
+    "without_retention_gate",
 ]

@@ -17,6 +17,7 @@ from polycycle.routing import GatedCall
 
 _gated_call: ContextVar[GatedCall | None] = ContextVar("gated_call", default=None)
 _only_judging: ContextVar[bool] = ContextVar("only_judging", default=False)
+_is_gate_off: ContextVar[bool] = ContextVar("is_gate_off", default=False)
 
 
 class _JudgedError(Exception):
@@ -35,6 +36,16 @@ def _only_asking() -> Iterator[None]:
         yield
     finally:
         _only_judging.reset(token)
+
+
+@contextmanager
+def without_retention_gate() -> Iterator[None]:
+    """Within the block the gate scores but decides nothing: the mixture of experts computes all."""
+    token = _is_gate_off.set(True)
+    try:
+        yield
+    finally:
+        _is_gate_off.reset(token)
 
 
 def end_if_only_judging(call: GatedCall) -> None:
@@ -57,7 +68,7 @@ def watch_calls(decoder: Any) -> None:
 def _begin_call(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
     # In training nothing is decided: the gate's scores are trained.
     call = None
-    if not module.training:
+    if not (module.training or _is_gate_off.get()):
         call = GatedCall(
             position_ids=kwargs.get("position_ids"),
             attention_mask=kwargs.get("attention_mask"),

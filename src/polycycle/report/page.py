@@ -56,6 +56,8 @@ def page(result: RunResult) -> str:
         details_table=tables.details_table(result),
         curves=figures.curves(result),
         expert0_maps=[*figures.expert0_maps(result), *figures.judged_maps(result)],
+        gate_table=tables.gate_table(result),
+        trade_table=tables.trade_table(result),
         expert_usage=figures.expert_usage(result),
         data_table=tables.data_table(result),
         language_cell=tables.language_cell,

@@ -22,6 +22,7 @@ from polycycle.results import (
     LanguageData,
     LanguageScores,
     Measure,
+    RetentionPoint,
     RunResult,
     average,
     average_gain,
@@ -145,6 +146,72 @@ def _details_section(result: RunResult, group: Group) -> Section:
     return Section(
         title=group.title,
         rows=tuple(row(language_cell(tag), one) for tag, one in measured.items()),
+    )
+
+
+def gate_table(result: RunResult) -> Table | None:
+    """How often the final model's retention gate fires, per language; None without a gate."""
+    trade = result.final.retention
+    if trade is None:
+        return None
+    rates = trade.set_point.text_rate
+    sections = []
+    for group in groups_of(result):
+        known = [tag for tag in group.languages if tag in rates]
+        right = [1 - rates[tag] if result.languages.group_of(tag) else rates[tag] for tag in known]
+        rows = tuple(
+            (
+                language_cell(tag),
+                percent(rates[tag]),
+                percent(trade.token_rate[tag]),
+                percent(share),
+                count(trade.texts[tag]),
+            )
+            for tag, share in zip(known, right, strict=True)
+        )
+        if rows:
+            sections.append(Section(title=group.title, rows=rows))
+    return Table(
+        headings=(
+            ("Language", ""),
+            ("Texts judged original", "%"),
+            ("Tokens", "%"),
+            ("Texts judged rightly", "%"),
+            ("Texts", ""),
+        ),
+        sections=tuple(sections),
+    )
+
+
+def trade_table(result: RunResult) -> Table | None:
+    """What moving the gate's threshold trades: retention against gain; None without a gate."""
+    trade, base = result.final.retention, result.models[0]
+    if trade is None:
+        return None
+
+    def change(point: RetentionPoint, languages: Sequence[str]) -> str:
+        ratios = [point.bits_per_byte[tag] / base.scores[tag].bits_per_byte for tag in languages]
+        mean = average(ratios)
+        return MISSING if mean is None else percent(mean - 1, sign=True)
+
+    languages = result.languages
+    groups = (languages.original, languages.unseen_original, languages.all_expanded)
+    rows = tuple(
+        (
+            f"{decimal(point.threshold)}{' (set)' if point.threshold == trade.threshold else ''}",
+            *(percent(average([point.text_rate[tag] for tag in tags])) for tags in groups),
+            *(change(point, tags) for tags in groups),
+        )
+        for point in trade.points
+    )
+    names = ("original", "unseen", "expanded")
+    return Table(
+        headings=(
+            ("Threshold", ""),
+            *((f"Kept exactly, {name}", "% of texts") for name in names),
+            *((f"Bits per byte, {name}", "against base") for name in names),
+        ),
+        sections=(Section(title="", rows=rows),),
     )
 
 

@@ -65,11 +65,11 @@ def decimal(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     return f"{value:{'+' if sign and value else ''},.{digits}f}".replace("-", "−")
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 0 to 1 as `71.3%`."""
+def percent(share: float | None, digits: int = 1, *, sign: bool = False) -> str:
+    """A share of 0 to 1 as `71.3%`, or a change as `+1.2%` with a sign."""
     if share is None or not math.isfinite(share):
         return decimal(share)
-    return decimal(100 * share, digits) + "%"
+    return decimal(100 * share, digits, sign=sign) + "%"
 
 
 def count(value: int | None) -> str:

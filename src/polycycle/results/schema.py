@@ -93,6 +93,38 @@ class RoutingTable(Part):
         return self
 
 
+class RetentionPoint(Part):
+    """What the retention gate would do at one threshold."""
+
+    threshold: float
+    """Mean score above which a text is original; −∞ gives the base, ∞ the mixture alone."""
+    text_rate: dict[str, Share]
+    """Per language: share of texts judged original, so computed by the base bit for bit."""
+    bits_per_byte: dict[str, float]
+    """Per language."""
+
+
+class RetentionTrade(Part):
+    """How often the retention gate fires, and what moving its threshold trades.
+
+    A text is a window of held-out text, at most as long as the measured context.
+    """
+
+    threshold: float
+    """The one that is set."""
+    texts: dict[str, Count]
+    """Per language: how many were measured."""
+    token_rate: dict[str, Share]
+    """Per language: share of tokens judged original where they stand, by the mean up to them."""
+    points: tuple[RetentionPoint, ...]
+    """At thresholds from −∞ to ∞, the one that is set among them."""
+
+    @property
+    def set_point(self) -> RetentionPoint:
+        """At the threshold that is set."""
+        return next(point for point in self.points if point.threshold == self.threshold)
+
+
 class ModelScores(Part):
     """One model of the run: what it is, and how it does in every language."""
 
@@ -112,6 +144,8 @@ class ModelScores(Part):
     """One entry per measured language."""
     routing: RoutingTable | None = None
     """None for a dense model."""
+    retention: RetentionTrade | None = None
+    """None without a retention gate."""
 
 
 class CurvePoint(Part):

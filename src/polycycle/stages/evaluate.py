@@ -1,6 +1,7 @@
 """Measuring one model in every language of a run."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from polycycle.data import (
     evaluation_windows,
     read_questions,
 )
-from polycycle.evaluation import answer_questions, language_scores, measure_text, routing_table
+from polycycle.evaluation import (
+    answer_questions,
+    has_retention_gate,
+    language_scores,
+    measure_gate,
+    measure_text,
+    retention_trade,
+    routing_table,
+)
 from polycycle.results import ModelScores
 from polycycle.surgery import inspect_checkpoint
 
@@ -54,19 +63,25 @@ def evaluate_model(
     policy = document_policy(tokenizer)
     questions = load_questions(recipe)
     groups = recipe.languages.groups()
-    tallies, scores = {}, {}
+    tallies, scores, gated = {}, {}, {}
+    threshold = float(getattr(model.config, "retention_threshold", 0.0))
     with Progress(transient=True) as bar:
         task = bar.add_task(f"evaluating {name}", total=len(valid))
         for language, corpus in valid.items():
-            tallies[language] = measure_text(
-                model,
-                evaluation_windows(
-                    corpus,
-                    context_length=settings.context_length or longest,
-                    batch_tokens=settings.batch_tokens,
-                ),
-                with_kl=name != "base",
+            windows = partial(
+                evaluation_windows,
+                corpus,
+                context_length=settings.context_length or longest,
+                batch_tokens=settings.batch_tokens,
             )
+            tallies[language] = measure_text(model, windows(), with_kl=name != "base")
+            if has_retention_gate(model):
+                gated[language] = measure_gate(
+                    model,
+                    windows(),
+                    num_bytes=corpus.statistics.bytes,
+                    threshold=threshold,
+                )
             answers = None
             if language in questions:
                 answers = answer_questions(
@@ -89,6 +104,7 @@ def evaluate_model(
         parameters_active=seen.parameters_active,
         scores=scores,
         routing=routing_table(tallies),
+        retention=retention_trade(gated, threshold) if gated else None,
     )
 
 
