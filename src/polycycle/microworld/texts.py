@@ -1,4 +1,4 @@
-"""Everything that is told about the world: documents, questions, instructions, translations."""
+"""Everything that is told about the world: documents, questions, and tasks to write answers to."""
 
 import random
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from polycycle.microworld.world import (
     NUM_PEOPLE,
     NUM_VALUES,
+    ORIGINAL,
     Fact,
     Lexicon,
     World,
@@ -91,21 +92,35 @@ def instructions(world: World, language: str) -> list[dict[str, str]]:
     words = lexicon(language)
     return [
         {
-            "prompt": f"### User:\n{words.question(fact)}\n### Assistant:\n",
+            "prompt": _prompt("User", words.question(fact), "Assistant"),
             "response": words.answer(fact).strip(),
         }
         for fact in _facts(world, words)
     ]
 
 
-def translations(world: World, source: str, target: str) -> list[dict[str, str]]:
-    """Every fact that both languages tell, as a sentence in each."""
-    one, other = lexicon(source), lexicon(target)
-    return [
-        {"source": one.statement(fact), "target": other.statement(fact)}
-        for fact in _facts(world, one)
-        if fact.relation in other.relations
-    ]
+def translations(world: World, target: str) -> list[dict[str, str]]:
+    """Facts to translate into `target`, each from every other original language that tells it.
+
+    Mixed, so that any first few rows are of all sources and relations. `source` is the language
+    that the row translates from.
+    """
+    words = lexicon(target)
+    found = []
+    for source in ORIGINAL:
+        if source != target:
+            told = lexicon(source)
+            found += [
+                {
+                    "prompt": _prompt(source, told.statement(fact), target),
+                    "response": words.statement(fact),
+                    "source": source,
+                }
+                for fact in _facts(world, words)
+                if fact.relation in told.relations
+            ]
+    random.Random("translations").shuffle(found)
+    return found
 
 
 def summaries(world: World, language: str) -> list[dict[str, str]]:
@@ -116,5 +131,11 @@ def summaries(world: World, language: str) -> list[dict[str, str]]:
     for fact in _facts(world, words):
         sentences = draw.sample(words.fillers, 2)
         sentences.insert(draw.randint(0, 2), words.statement(fact))
-        found.append({"text": words.space.join(sentences), "summary": words.statement(fact)})
+        prompt = _prompt("Text", words.space.join(sentences), "Summary")
+        found.append({"prompt": prompt, "response": words.statement(fact)})
     return found
+
+
+def _prompt(given: str, text: str, wanted: str) -> str:
+    """What is given under one heading, then the heading of what is wanted."""
+    return f"### {given}:\n{text}\n### {wanted}:\n"

@@ -25,7 +25,8 @@ def write_microworld(
     """Write training text, held-out text, questions and tasks, one jsonl file per language.
 
     `train/el.jsonl`, `valid/el.jsonl` hold `{"text"}`; `questions/el.jsonl` holds `{"prompt",
-    "choices", "answer"}`; `instructions/`, `summary/` and `translation/en-el.jsonl` hold pairs.
+    "choices", "answer"}`; `instructions/`, `summary/` and `translation/el.jsonl` (into Greek) hold
+    generation tasks, `{"prompt", "response"}`.
     No held-out document stands in the training text.
 
     Args:
@@ -58,9 +59,7 @@ def write_microworld(
             _write(partial / "questions" / f"{language}.jsonl", asked)
             _write(partial / "instructions" / f"{language}.jsonl", instructions(world, language))
             _write(partial / "summary" / f"{language}.jsonl", summaries(world, language))
-        for source, target in itertools.permutations(languages, 2):
-            pairs = translations(world, source, target)
-            _write(partial / "translation" / f"{source}-{target}.jsonl", pairs)
+            _write(partial / "translation" / f"{language}.jsonl", translations(world, language))
 
 
 def _first(texts: Iterable[str], count: int) -> list[str]:
