@@ -7,6 +7,7 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
+from polycycle.data import read_task
 from polycycle.microworld import (
     GROUP_1,
     GROUP_2,
@@ -26,6 +27,7 @@ from polycycle.microworld import (
 )
 
 WORLD = World.from_seed()
+TASKS = ("instructions", "summary", "translation")
 # Written by hand: Sara (2) and David (18); values 3, 5 and 0.
 EXPECTED = {
     "en": ("Sara lives in Athens.", "David keeps a goat.", "David wears a red hat."),
@@ -115,27 +117,37 @@ def test_files_are_parallel_disjoint_and_complete(tmp_path):
         valid = {row["text"] for row in read[f"valid/{language}.jsonl"]}
         assert len(read[f"train/{language}.jsonl"]) == 300
         assert not train & valid
-    pairs = read["translation/en-tr.jsonl"]
-    assert len(pairs) == 4 * 32
-    fact = WORLD.fact(2, "home")
-    expected = {"source": lexicon("en").statement(fact), "target": lexicon("tr").statement(fact)}
-    assert expected in pairs
+    assert {path.split("/")[0] for path in read} == {"train", "valid", "questions", *TASKS}
+    for task in TASKS:
+        for language in ("en", "tr"):
+            examples = read_task(tmp_path / "w" / task / f"{language}.jsonl")
+            assert len(examples) == len(read[f"{task}/{language}.jsonl"]) >= 4 * 32
     assert len(read["questions/en.jsonl"]) == 5 * 32
 
 
 def test_summaries_keep_the_fact_and_instructions_ask_for_it():
     for summary in summaries(WORLD, "es"):
-        assert summary["summary"] in summary["text"]
-        assert len(summary["text"]) > len(summary["summary"])
+        text = summary["prompt"].removeprefix("### Text:\n").removesuffix("\n### Summary:\n")
+        assert summary["response"] in text
+        assert len(text) > len(summary["response"])
     answers = {row["response"] for row in instructions(WORLD, "en")}
     assert lexicon("en").answer(WORLD.fact(2, "home")).strip() in answers
 
 
-def test_translations_pair_the_same_facts():
-    by_source = {row["source"]: row["target"] for row in translations(WORLD, "en", "el")}
+def test_translations_pair_the_same_facts_from_every_original_language():
+    by_prompt = {row["prompt"]: row["response"] for row in translations(WORLD, "el")}
     fact = WORLD.fact(4, "food")
-    assert by_source[lexicon("en").statement(fact)] == lexicon("el").statement(fact)
-    assert not any("plays" in source for source in by_source)
+    for source in ORIGINAL:
+        prompt = f"### {source}:\n{lexicon(source).statement(fact)}\n### el:\n"
+        assert by_prompt[prompt] == lexicon("el").statement(fact)
+    assert not any("plays" in prompt for prompt in by_prompt)
+    assert len(by_prompt) == 3 * 4 * 32
+
+
+def test_no_translation_is_from_a_language_into_itself_and_the_first_are_of_all_sources():
+    rows = translations(WORLD, "es")
+    assert {row["source"] for row in rows} == {row["source"] for row in rows[:20]} == {"en", "zh"}
+    assert all(row["prompt"].startswith(f"### {row['source']}:\n") for row in rows)
 
 
 def test_expanded_languages_cost_more_tokens_but_are_not_pure_bytes(tmp_path):

@@ -16,6 +16,7 @@ from polycycle.data.progress import tokenizing_bars
 from polycycle.data.questions import Question, read_questions
 from polycycle.data.sources import TextSource
 from polycycle.data.statistics import CorpusStatistics, tokenizer_warnings
+from polycycle.data.tasks import TaskExample, read_task
 from polycycle.data.tokens import (
     TokenizedCorpus,
     tokenize_corpus,
@@ -32,6 +33,7 @@ __all__ = [
     "PackedDataset",
     "Question",
     "Skipped",
+    "TaskExample",
     "TextSource",
     "TokenizedCorpus",
     "WindowBatch",
@@ -43,6 +45,7 @@ __all__ = [
     "read_documents",
     "read_excerpt",
     "read_questions",
+    "read_task",
     "share_tokens",
     "tokenize_corpus",
     "tokenizer_hash",

@@ -1,0 +1,67 @@
+"""Generation tasks from jsonl files: prompts, and what a model should write after each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polycycle.data.lines import decode_line, json_type, numbered_lines, parse_object
+from polycycle.errors import DataError, did_you_mean
+
+_FIELDS = ("prompt", "response")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExample:
+    """A prompt and what should follow it.
+
+    Attributes:
+        prompt: what the model is given to complete.
+        response: the right completion, of one line: a completion ends at the first newline.
+    """
+
+    prompt: str
+    response: str
+
+
+def read_task(path: Path, *, max_examples: int | None = None) -> list[TaskExample]:
+    """The examples in a jsonl file with `prompt` and `response`.
+
+    Blank lines are no examples; other fields are left unread.
+
+    Raises:
+        DataError: naming file, line and field.
+    """
+    if not path.is_file():
+        raise DataError(f"no task at {path}; leave it out of data.tasks if there is none")
+    examples: list[TaskExample] = []
+    for number, line in numbered_lines(path):
+        if len(examples) == max_examples:
+            break
+        try:
+            text = decode_line(number, line)
+            if text.strip():
+                examples.append(_example(parse_object(text)))
+        except ValueError as error:
+            raise DataError(
+                f'{path}:{number}: {error}; expected {{"prompt": …, "response": one line}}'
+            ) from error
+    if not examples:
+        raise DataError(f"{path}: no examples in it")
+    return examples
+
+
+def _example(row: dict[str, Any]) -> TaskExample:
+    for name in _FIELDS:
+        if name not in row:
+            raise ValueError(f"no field {name!r}.{did_you_mean(name, row)}")
+    for name in _FIELDS:
+        if not isinstance(row[name], str):
+            raise ValueError(f"{name} is {json_type(row[name])}, expected a text")
+        if not row[name].strip():
+            raise ValueError(f"{name} is empty, expected a text")
+    if "\n" in row["response"].strip():
+        raise ValueError(
+            "response has more than one line, but a completion ends at its first newline; join "
+            "the lines with spaces"
+        )
+    return TaskExample(row["prompt"], row["response"])
