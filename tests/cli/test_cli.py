@@ -14,6 +14,7 @@ VERBS = [
     "allocate",
     "demo",
     "env",
+    "grow",
     "inspect",
     "microworld",
     "plan",
@@ -119,3 +120,16 @@ def test_our_errors_are_one_message_and_exit_code_1(tmp_path, arguments, message
 def test_wrong_usage_is_exit_code_2():
     assert call("upcycle").exit_code == 2
     assert call("fly").exit_code == 2
+
+
+def test_grow_appends_a_group_and_says_what_came_out(tmp_path):
+    save_dense(tmp_path / "dense")
+    assert call("upcycle", tmp_path / "dense", tmp_path / "moe", "--num-experts", 3).exit_code == 0
+    grown = ("grow", tmp_path / "moe", tmp_path / "grown", "--new-experts")
+    done = call(*grown, "2,0,1", "--languages", "bn,hi")
+    assert done.exit_code == 0, done.output
+    assert "group g2, experts per layer [5, 3, 4]" in done.output
+    config = json.loads((tmp_path / "grown" / "config.json").read_text())
+    assert config["language_groups"]["expanded"][-1] == ["bn", "hi"]
+    assert call(*grown, "1").exit_code == 1  # the folder is there
+    assert "--new-experts 'two'" in call(*grown, "two", "--force").output

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from polycycle.losses import (
     BalanceStatistics,
     balance_statistics,
+    group_prior_loss,
     language_classifier_loss,
     language_prior_loss,
     load_balancing_loss,
@@ -206,3 +207,32 @@ def test_balance_leaves_empty_choices_out():
     (statistics,) = balance_statistics(tensors(logits), tensors([with_empty]))
     expected = np.bincount(with_empty[with_empty >= 0], minlength=4)
     assert statistics.assignments.tolist() == expected.tolist()
+
+
+def test_group_prior_is_the_papers_prior_for_one_group():
+    logits, _, mask = random_layers(1)
+    group_ids = torch.from_numpy(np.where(mask, 0, 1))
+    got = group_prior_loss(tensors(logits), group_ids, [[1, 6], [1, 3]])
+    assert got.item() == pytest.approx(slow_prior(logits, mask, released=False), rel=1e-12)
+
+
+def test_group_prior_holds_each_earlier_group_to_the_experts_it_had():
+    logits, _, _ = random_layers(2, num_experts=(6, 4))
+    group_ids = torch.arange(17) % 4 - 1  # padding, G0, G1, G2
+    owned = [[1, 4, 6], [1, 1, 4]]
+    layers = []
+    for layer, sizes in zip(logits, owned, strict=True):
+        nats = [
+            -math.log(sum(softmax(layer[t])[: sizes[g]]))
+            for t, g in enumerate(group_ids.tolist())
+            if g in (0, 1)
+        ]
+        layers.append(sum(nats) / len(nats))
+    got = group_prior_loss(tensors(logits), group_ids, owned)
+    assert got.item() == pytest.approx(sum(layers) / 2, rel=1e-12)
+
+
+def test_group_prior_has_a_finite_gradient_where_no_token_is_held():
+    logits = [torch.randn(5, 4, requires_grad=True)]
+    group_prior_loss(logits, torch.tensor([1, 1, -1, -1, 1]), [[1, 4]]).backward()
+    assert torch.equal(logits[0].grad, torch.zeros(5, 4))

@@ -42,7 +42,7 @@ def upcycle(
     from polycycle.errors import ConfigError
     from polycycle.surgery import execute_upcycle, plan_upcycle
 
-    counts = _parse_counts(num_experts)
+    counts = parse_counts("--num-experts", num_experts)
     if init not in ("copy", "random"):
         raise ConfigError(f"--init {init!r}: choose copy or random")
     if folder.exists() and not force and not dry_run:
@@ -68,13 +68,18 @@ def upcycle(
     tell(f"wrote {folder}: {len(plan.jobs)} tensors, {plan.num_bytes / 1e9:.2f} GB")
 
 
-def _parse_counts(text: str) -> int | tuple[int, ...]:
+def parse_counts(option: str, text: str) -> int | tuple[int, ...]:
+    """`6` is a number for every layer, `2,4,6,6` one for each.
+
+    Raises:
+        ConfigError: naming the option.
+    """
     from polycycle.errors import ConfigError
 
     try:
         counts = tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(
-            f"--num-experts {text!r}: write one number (6), or one per layer (2,4,6,6)"
+            f"{option} {text!r}: write one number (6), or one per layer (2,4,6,6)"
         ) from error
     return counts[0] if len(counts) == 1 else counts

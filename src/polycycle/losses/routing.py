@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
 
-PriorForm = Literal["paper", "released"]
+PriorForm = Literal["paper", "released", "group"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +137,44 @@ def language_prior_loss(
         loss = torch.where(original, loss, torch.zeros_like(loss)).sum() / denominator
         groups[logits.shape[-1] if form == "released" else 0].append(loss)
     return torch.stack([torch.stack(layers).mean() for layers in groups.values()]).mean()
+
+
+def group_prior_loss(
+    router_logits: Sequence[Tensor],
+    group_ids: Tensor,
+    owned_experts: Sequence[Sequence[int]],
+    *,
+    num_tokens: Tensor | int | None = None,
+) -> Tensor:
+    """Mean over layers and tokens of −log Σ_{e allowed} G_e: a group keeps to the experts it had.
+
+    A token of group g may use every expert that existed when g's training ended; the newest group
+    is not held back. For a single expanded group this is `language_prior_loss` in its paper form.
+
+    Args:
+        router_logits: per layer [T, E].
+        group_ids: int64 [T], 0 for original languages, g for group Gg, −1 for padding.
+        owned_experts: per layer, for each group 0, 1, …, how many experts the layer had once the
+            group was added: `[1, 4, 6]` allows {0}, {0…3}, {0…5}.
+        num_tokens: what to divide by; by default the tokens of all groups but the newest.
+
+    Source: ours, after LayerMoE's lifelong expansion, which gives earlier groups no routing prior.
+    """
+    _require_layers(router_logits)
+    newest = len(owned_experts[0]) - 1
+    is_held = (group_ids >= 0) & (group_ids < newest)
+    if num_tokens is None:
+        num_tokens = is_held.sum()
+    denominator = torch.as_tensor(num_tokens, device=group_ids.device).clamp(min=1)
+    losses = []
+    for logits, owned in zip(router_logits, owned_experts, strict=True):
+        sizes = torch.tensor(owned, device=logits.device)[group_ids.clamp(min=0)]
+        experts = torch.arange(logits.shape[-1], device=logits.device)
+        log_probs = F.log_softmax(_wide(logits), dim=-1)
+        allowed = torch.where(experts < sizes[:, None], log_probs, -torch.inf)
+        nats = -allowed.logsumexp(-1)
+        losses.append(torch.where(is_held, nats, torch.zeros_like(nats)).sum() / denominator)
+    return torch.stack(losses).mean()
 
 
 def language_classifier_loss(

@@ -78,6 +78,7 @@ class MoeBlockMixin(nn.Module):
             weights_dtype=config.routing_weights_dtype,
             layer_index=layer_index,
             classifier=_classifier_of(config, layer_index),
+            masked_groups=config.masked_groups or (),
         )
         self.retention_gate: RetentionGate | None = None
         first_layer = next(i for i, n in enumerate(config.num_experts_per_layer) if n > 1)
@@ -92,7 +93,7 @@ class MoeBlockMixin(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mixture of the chosen experts for each token; [B, S, D] in and out."""
-        if _frozen_expert_only.get():
+        if _frozen_expert_only.get() or not self.router.active_groups:
             return super().forward(hidden_states)  # type: ignore[no-any-return]
         call = gated_call()
         if self.retention_gate is not None:
@@ -105,7 +106,8 @@ class MoeBlockMixin(nn.Module):
         routed = self.router(hidden_states, None if call is None else call.original_BS)
         # Phi-3 names it differently; every dense block of transformers has one of the two.
         act_fn: Any = self.act_fn if hasattr(self, "act_fn") else self.activation_fn
-        packs: Any = [(group.gate_up_proj, group.down_proj) for group in self.experts.values()]
+        groups: list[Any] = [self.experts[name] for name in self.router.active_groups]
+        packs = [(group.gate_up_proj, group.down_proj) for group in groups]
         mixed = moe_forward(
             hidden_states.reshape(-1, hidden_states.shape[-1]),
             super().forward,

@@ -17,6 +17,7 @@ class UpcycledConfigMixin:
             layer dense. None is a dense model.
         new_experts_by_group: for each language group added so far, in order, how many experts it
             brought to each layer. Sums, plus one, are `num_experts_per_layer`.
+        masked_groups: names of groups (`g2`) that take part in no routing yet.
         num_experts_per_tok: experts per token; a layer with fewer experts uses them all.
         renormalize: whether the chosen experts' weights are scaled to sum to one.
         routing_weights_dtype: `float32` or `hidden`, as the family's stock MoE has it.
@@ -33,6 +34,7 @@ class UpcycledConfigMixin:
 
     num_experts_per_layer: list[int] | None = None
     new_experts_by_group: list[list[int]] | None = None
+    masked_groups: list[str] | None = None
     num_experts_per_tok: int = 2
     renormalize: bool = True
     routing_weights_dtype: Literal["float32", "hidden"] = "float32"

@@ -105,7 +105,7 @@ def record_routing(model: nn.Module) -> Iterator[RoutingRecord]:
         RuntimeError: the model has no MoE layer, or some MoE layer recorded less than the others
             (the forward did not reach it), which would silently change every mean over layers.
     """
-    routers = [module for module in model.modules() if isinstance(module, Router)]
+    routers = [m for m in model.modules() if isinstance(m, Router) and m.active_groups]
     if not routers:
         raise RuntimeError(
             f"{type(model).__name__} has no mixture-of-experts layer whose routing could be "

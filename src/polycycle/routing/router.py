@@ -4,7 +4,7 @@ Letters: B sequences of S tokens, N = B·S, E experts of the layer (expert 0 is 
 K experts per token, D hidden size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -44,6 +44,8 @@ class Router(nn.Module):
     Args:
         hidden_size: D.
         rows: router rows that each group brought, in order; the first includes expert 0's.
+        masked_groups: groups at the end whose experts are out of reach: their rows are left out,
+            which is a mask of −∞ that changes no bit for the others.
         top_k: K, at most E (a layer with fewer experts uses them all).
         renormalize: make the chosen weights sum to one.
         weights_dtype: `float32` keeps float32 weights (Mixtral), `hidden` casts them to the hidden
@@ -66,12 +68,14 @@ class Router(nn.Module):
         weights_dtype: RoutingWeightsDtype,
         layer_index: int,
         classifier: LanguageClassifier | None = None,
+        masked_groups: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.rows = nn.ParameterDict(
             {group: nn.Parameter(torch.empty(count, hidden_size)) for group, count in rows.items()}
         )
-        self.num_experts = sum(rows.values())
+        self.active_groups = tuple(group for group in rows if group not in masked_groups)
+        self.num_experts = sum(rows[group] for group in self.active_groups)
         self.top_k = min(top_k, self.num_experts)
         self.renormalize = renormalize
         self.weights_dtype = weights_dtype
@@ -87,7 +91,7 @@ class Router(nn.Module):
                 alone, whatever this layer makes of them.
         """
         hidden_ND = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])
-        logits = F.linear(hidden_ND, torch.cat(list(self.rows.values())))
+        logits = F.linear(hidden_ND, torch.cat([self.rows[g] for g in self.active_groups]))
         # float32: in bfloat16 neighbouring probabilities tie and the top-k would depend on order.
         # (float64 stays as it is, for oracles.)
         wide = logits if logits.dtype == torch.float64 else logits.float()

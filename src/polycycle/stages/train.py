@@ -117,6 +117,8 @@ def training_data(
 def load_for_training(folder: Path, *, fsdp: bool = False) -> Any:
     """The model with float32 master weights; autocast decides what products are computed in.
 
+    A group that growing masked takes part from here on.
+
     Args:
         folder: an upcycled model.
         fsdp: spread it over the ranks, if there are several (FSDP2, one unit per decoder layer).
@@ -125,12 +127,14 @@ def load_for_training(folder: Path, *, fsdp: bool = False) -> Any:
     from transformers.distributed import DistributedConfig
 
     how: dict[str, Any] = {}
+    if open_checkpoint(folder).config.get("masked_groups"):
+        how["masked_groups"] = []
     if fsdp and num_ranks() > 1:
         join_ranks()
         how["distributed_config"] = DistributedConfig(fsdp_size=num_ranks())
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **how)
     model.config.use_cache = False
-    if how and not is_sharded(model):
+    if "distributed_config" in how and not is_sharded(model):
         raise TrainingError(
             "fsdp: transformers loaded the model whole on every process instead of sharding it; "
             "install transformers 5.19 or newer, or set fsdp: false"

@@ -1,15 +1,16 @@
 """Dense → MoE, what training may move, and writing what was trained."""
 
 from polycycle.surgery.freezing import TrainingStage, freeze_for
+from polycycle.surgery.growing import GrowthPlan, execute_growth, grow, plan_growth
 from polycycle.surgery.inspecting import (
     Inspection,
     count_active,
     count_trainable,
     inspect_checkpoint,
 )
+from polycycle.surgery.new_tensors import ExpertInit
 from polycycle.surgery.saving import write_trained
 from polycycle.surgery.upcycling import (
-    ExpertInit,
     UpcyclePlan,
     execute_upcycle,
     fill_upcycled,
@@ -19,15 +20,19 @@ from polycycle.surgery.upcycling import (
 
 __all__ = [
     "ExpertInit",
+    "GrowthPlan",
     "Inspection",
     "TrainingStage",
     "UpcyclePlan",
     "count_active",
     "count_trainable",
+    "execute_growth",
     "execute_upcycle",
     "fill_upcycled",
     "freeze_for",
+    "grow",
     "inspect_checkpoint",
+    "plan_growth",
     "plan_upcycle",
     "upcycle",
     "write_trained",

@@ -1,10 +1,10 @@
 """Which parameters each training stage may move."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from polycycle.modeling import NewExperts
+from polycycle.modeling import MoeBlockMixin
 from polycycle.routing import LanguageClassifier, RetentionGate, Router
 
 TrainingStage = Literal["post_pretrain", "review"]
@@ -13,19 +13,31 @@ TrainingStage = Literal["post_pretrain", "review"]
 def freeze_for(model: nn.Module, stage: TrainingStage) -> list[str]:
     """Set `requires_grad` for a stage and give the names of what it trains.
 
-    Post-pretraining trains new experts and routers, review the routers, the language classifiers
-    and the retention gate before them. Everything that came from the dense model, expert 0
-    included, is frozen in both.
+    Post-pretraining trains the experts and router rows of the newest language group, review all
+    routers, the language classifiers and the retention gate. Everything that came from the dense
+    model, expert 0 included, is frozen in both.
 
     Source: MoE-LPR, arXiv:2408.11396, §3.1–3.2; classifiers: LayerMoE, arXiv:2505.22582.
     """
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    trained = (Router,) if stage == "review" else (Router, NewExperts)
+    model.requires_grad_(False)
+    newest = newest_group(model)
     for module in model.modules():
-        if isinstance(module, trained):
-            for parameter in module.parameters():
-                parameter.requires_grad_(True)
-        if isinstance(module, LanguageClassifier | RetentionGate):
-            module.weight.requires_grad_(stage == "review")
+        if isinstance(module, Router) and stage == "review":
+            module.requires_grad_(True)
+        elif isinstance(module, MoeBlockMixin) and stage == "post_pretrain":
+            _train_newest_group(module, newest)
+        elif isinstance(module, LanguageClassifier | RetentionGate):
+            module.requires_grad_(stage == "review")
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def newest_group(model: nn.Module) -> str:
+    """Name of the language group that was added last: `g1` after upcycling."""
+    config: Any = model.config
+    return f"g{len(config.new_experts_by_group)}"
+
+
+def _train_newest_group(block: MoeBlockMixin, newest: str) -> None:
+    if newest in block.experts:
+        block.experts[newest].requires_grad_(True)
+        block.router.rows[newest].requires_grad_(True)

@@ -92,12 +92,15 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
 
 
 def count_trainable(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Parameters that each stage trains, from tensor sizes by name."""
+    """Parameters that each stage trains, from tensor sizes by name; see `freeze_for`."""
     routers = sum(size for name, size in sizes.items() if ".mlp.router.rows." in name)
     judges = (".mlp.router.classifier.", ".mlp.retention_gate.")
     classifiers = sum(n for name, n in sizes.items() if any(judge in name for judge in judges))
-    experts = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
-    return {"post_pretrain": routers + experts, "review": routers + classifiers}
+    groups = {name.split(".mlp.router.rows.")[1] for name in sizes if ".mlp.router.rows." in name}
+    newest = max(groups, key=lambda group: int(group[1:]), default="g1")
+    parts = (f".mlp.experts.{newest}.", f".mlp.router.rows.{newest}")
+    added = sum(n for name, n in sizes.items() if any(part in name for part in parts))
+    return {"post_pretrain": added, "review": routers + classifiers}
 
 
 def count_active(sizes: Mapping[str, int], num_experts_per_layer: list[int], top_k: int) -> int:

@@ -38,7 +38,8 @@ def write_trained(
     if unknown:
         raise CheckpointError(f"{source.name} has no tensor {sorted(unknown)[0]!r}")
     write_tensors(folder, jobs)
-    write_json(folder / "config.json", dict(source.config))
+    config = {key: value for key, value in source.config.items() if key != "masked_groups"}
+    write_json(folder / "config.json", config)  # what was masked has been trained
     for file in source.side_files():
         shutil.copyfile(file, folder / file.name)
 

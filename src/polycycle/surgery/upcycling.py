@@ -3,19 +3,13 @@
 Letters: E new experts of a layer, D hidden size, F intermediate size.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from polycycle.checkpoint import (
-    DTYPES,
     Checkpoint,
     TensorJob,
     combine_hashes,
@@ -23,19 +17,16 @@ from polycycle.checkpoint import (
     open_checkpoint,
     write_tensors,
 )
-from polycycle.errors import CheckpointError, UpcycleError
+from polycycle.errors import UpcycleError
 from polycycle.families import family_of_dense
 from polycycle.files import folder_when_whole, write_json
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import check_experts
-from polycycle.routing import ClassifierForm, router_init
+from polycycle.routing import ClassifierForm
+from polycycle.surgery.new_tensors import ExpertInit, layer_jobs, zeros_job
 
 if TYPE_CHECKING:
     from polycycle.families.family import Family
-
-ExpertInit = Literal["copy", "random"]
-_FIRST_GROUP = "g1"
-_FLOATS = ("F32", "BF16", "F16", "F64")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,16 +109,16 @@ def plan_upcycle(
     jobs = [copy_job(dense, name) for name in sorted(dense.tensors)]
     for layer, count in enumerate(counts):
         if count > 1:
-            jobs += _layer_jobs(dense, family, layer, count - 1, init=init, seed=seed)
+            jobs += layer_jobs(dense, family, layer, count - 1, group="g1", init=init, seed=seed)
         if layer in classifier_layers:
-            jobs.append(_zeros_job(dense, family, layer, "router.classifier.weight"))
+            jobs.append(zeros_job(dense, family, layer, "router.classifier.weight"))
     config = _moe_config(dense, family, counts, top_k, renormalize, languages)
     if classifier_layers:
         config["classifier_layers"] = sorted(classifier_layers)
         config["classifier_form"] = classifier_form
     if exact_retention:
         first = next(layer for layer, count in enumerate(counts) if count > 1)
-        jobs.append(_zeros_job(dense, family, first, "retention_gate.weight"))
+        jobs.append(zeros_job(dense, family, first, "retention_gate.weight"))
         config["exact_retention"] = True
         config["retention_threshold"] = retention_threshold
         config["retention_patience"] = retention_patience
@@ -182,85 +173,6 @@ def fill_upcycled(
     write_json(folder / "config.json", {**plan.config, "base_hash": base_hash})
     for file in plan.dense.side_files():
         shutil.copyfile(file, folder / file.name)
-
-
-def _layer_jobs(
-    dense: Checkpoint, family: "Family", layer: int, count: int, *, init: ExpertInit, seed: int
-) -> list[TensorJob]:
-    """The new tensors of one layer: packed experts and router rows."""
-    mlp = f"model.layers.{layer}.mlp"
-    gate_up = [f"{mlp}.{name}.weight" for name in family.gate_up_names]
-    down = f"{mlp}.{family.down_name}.weight"
-    dtype = dense.info(down).dtype
-    if dtype not in _FLOATS:
-        raise CheckpointError(
-            f"{dense.name}: {down} is {dtype}; experts are made from {', '.join(_FLOATS)}. "
-            "Give the unquantised model"
-        )
-    hidden_size, intermediate_size = dense.info(down).shape
-    std = float(dense.config.get("initializer_range") or 0.02)
-
-    def experts(part: str, sources: list[str], shape: tuple[int, ...]) -> TensorJob:
-        if init == "copy":
-            make = partial(_copies, dense, sources, (count, *shape))
-        else:
-            make = partial(_random, (count, *shape), dtype, std, f"{seed}/{mlp}/{part}")
-        name = f"{mlp}.experts.{_FIRST_GROUP}.{part}"
-        return TensorJob(name=name, dtype=dtype, shape=(count, *shape), make=make)
-
-    def rows() -> Tensor:
-        drawn = router_init(count + 1, hidden_size, _generator(f"{seed}/{mlp}/router"))
-        return drawn.to(DTYPES[dtype])
-
-    return [
-        experts("gate_up_proj", gate_up, (2 * intermediate_size, hidden_size)),
-        experts("down_proj", [down], (hidden_size, intermediate_size)),
-        TensorJob(
-            name=f"{mlp}.router.rows.{_FIRST_GROUP}",
-            dtype=dtype,
-            shape=(count + 1, hidden_size),
-            make=rows,
-        ),
-    ]
-
-
-def _zeros_job(dense: Checkpoint, family: "Family", layer: int, name: str) -> TensorJob:
-    """A vector of the hidden size: a classifier or a gate that judges nothing yet."""
-    mlp = f"model.layers.{layer}.mlp"
-    down = dense.info(f"{mlp}.{family.down_name}.weight")
-    shape = (down.shape[0],)
-    return TensorJob(
-        name=f"{mlp}.{name}",
-        dtype=down.dtype,
-        shape=shape,
-        make=partial(torch.zeros, shape, dtype=DTYPES[down.dtype]),
-    )
-
-
-def _copies(dense: Checkpoint, sources: list[str], shape: tuple[int, ...]) -> Tensor:
-    """The source tensors' rows stacked, once per new expert."""
-    packed = torch.empty(shape, dtype=DTYPES[dense.info(sources[0]).dtype])
-    start = 0
-    for name in sources:
-        rows = dense.read(name)
-        packed[:, start : start + len(rows)] = rows
-        start += len(rows)
-    return packed
-
-
-def _random(shape: tuple[int, ...], dtype: str, std: float, seed: str) -> Tensor:
-    """Normal random weights, drawn expert by expert so that only one is ever in float32."""
-    generator = _generator(seed)
-    packed = torch.empty(shape, dtype=DTYPES[dtype])
-    for expert in packed:
-        expert.copy_(torch.randn(shape[1:], generator=generator) * std)
-    return packed
-
-
-def _generator(seed: str) -> torch.Generator:
-    """A generator of its own for each tensor: the result does not depend on their order."""
-    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little") >> 1
-    return torch.Generator().manual_seed(number)
 
 
 def _moe_config(

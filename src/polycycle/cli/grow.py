@@ -1,0 +1,66 @@
+"""`polycycle grow`: a second group of languages on top of the first."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polycycle.cli.app import err, out, tell, verb
+from polycycle.cli.upcycle import parse_counts
+
+
+@verb("grow", "Steps")
+def grow(
+    model: Annotated[str, typer.Argument(help="An upcycled model: a folder or a hub id.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new.")],
+    new_experts: Annotated[
+        str,
+        typer.Option(help="Experts to add: 2 to every layer, or 2,0,1,… per layer."),
+    ],
+    languages: Annotated[
+        str, typer.Option(help="Languages of the new group, for its config: bn,hi,ne.")
+    ] = "",
+    init: Annotated[
+        str, typer.Option(help="New experts: `copy` of the original, or `random`.")
+    ] = "copy",
+    seed: Annotated[int, typer.Option(help="Of the new router rows (and random experts).")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan as JSON only.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Append experts for another group of languages to an upcycled model.
+
+    Everything that is there stays bit for bit, and so does what the model computes: the new group
+    is masked until its training begins.
+    """
+    from rich.progress import Progress
+
+    from polycycle.checkpoint import open_checkpoint
+    from polycycle.errors import ConfigError
+    from polycycle.surgery import execute_growth, plan_growth
+
+    counts = parse_counts("--new-experts", new_experts)
+    if init not in ("copy", "random"):
+        raise ConfigError(f"--init {init!r}: choose copy or random")
+    if folder.exists() and not force and not dry_run:
+        raise ConfigError(f"{folder} exists already; choose another folder, or say --force")
+    plan = plan_growth(
+        open_checkpoint(model),
+        new_experts=counts,
+        languages=[tag.strip() for tag in languages.split(",") if tag.strip()],
+        init=init,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    if dry_run:
+        jobs = [{"name": j.name, "dtype": j.dtype, "shape": j.shape} for j in plan.jobs]
+        out.print_json(json.dumps({"bytes": plan.num_bytes, "tensors": jobs}))
+        return
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("growing", total=plan.num_bytes)
+        execute_growth(plan, folder, progress=lambda job: bar.advance(task, job.num_bytes))
+    tell(
+        f"wrote {folder}: group {plan.group}, experts per layer "
+        f"{plan.config['num_experts_per_layer']}, {plan.num_bytes / 1e9:.2f} GB"
+    )

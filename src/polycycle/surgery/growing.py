@@ -1,0 +1,172 @@
+"""A second group of languages on top of the first: experts appended, nothing else touched."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polycycle.checkpoint import Checkpoint, TensorJob, copy_job, open_checkpoint, write_tensors
+from polycycle.errors import UpcycleError
+from polycycle.families import family_of_upcycled
+from polycycle.files import folder_when_whole, write_json
+from polycycle.languages import check_tag
+from polycycle.modeling import check_experts
+from polycycle.surgery.new_tensors import ExpertInit, layer_jobs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrowthPlan:
+    """What growing will write.
+
+    Attributes:
+        source: the upcycled model it starts from.
+        group: name of the new group, `g2` for the second.
+        config: the new config.json.
+        jobs: every tensor of the result.
+    """
+
+    source: Checkpoint
+    group: str
+    config: dict[str, Any]
+    jobs: tuple[TensorJob, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the weights on disk."""
+        return sum(job.num_bytes for job in self.jobs)
+
+
+def plan_growth(
+    source: Checkpoint,
+    *,
+    new_experts: int | Sequence[int],
+    languages: Sequence[str] = (),
+    init: ExpertInit = "copy",
+    seed: int = 0,
+) -> GrowthPlan:
+    """The tensors and the config of the grown model; nothing is read but headers.
+
+    The new group is masked: it takes part in no routing, and the grown model computes bit for bit
+    what `source` computes, until the group's training lifts the mask.
+
+    Args:
+        source: an upcycled model, usually a finished one.
+        new_experts: experts that the new group brings to each layer, one number or one per layer;
+            0 leaves a layer as it is.
+        languages: tags of the new group, written into the config.
+        init: new experts as exact copies of the original, or random.
+        seed: of the new router rows (and random experts).
+
+    Raises:
+        UpcycleError: the model is not upcycled, still holds a masked group, or the counts or
+            languages do not fit.
+
+    Source: LayerMoE, arXiv:2505.22582, lifelong expansion.
+    Differs: the released code draws all routers anew; here old rows stay, the new group has rows of
+        its own.
+    """
+    family = family_of_upcycled(source.config, where=source.name)
+    config = source.config
+    num_layers = int(config["num_hidden_layers"])
+    before: list[list[int]] = config["new_experts_by_group"]
+    added = [new_experts] * num_layers if isinstance(new_experts, int) else list(new_experts)
+    if config.get("masked_groups"):
+        raise UpcycleError(
+            f"{source.name} has grown by {config['masked_groups'][0]} already, which was never "
+            "trained; train it first, or grow the model it came from"
+        )
+    if not any(count > 0 for count in added):
+        raise UpcycleError("new_experts: at least one layer must get an expert")
+    if len(added) != num_layers:
+        raise UpcycleError(
+            f"new_experts has {len(added)} entries, but the model has {num_layers} layers; "
+            "give one number for all layers, or one per layer"
+        )
+    by_group = [*before, added]
+    counts = [1 + sum(group[layer] for group in by_group) for layer in range(num_layers)]
+    check_experts(
+        counts,
+        by_group,
+        num_layers=num_layers,
+        top_k=int(config["num_experts_per_tok"]),
+    )
+    if config.get("exact_retention"):
+        _keep_the_gate_first(config["num_experts_per_layer"], counts)
+    group = f"g{len(by_group)}"
+    jobs = [copy_job(source, name) for name in sorted(source.tensors)]
+    for layer, count in enumerate(added):
+        if count:
+            jobs += layer_jobs(
+                source,
+                family,
+                layer,
+                count,
+                group=group,
+                init=init,
+                seed=seed,
+                is_first=not any(earlier[layer] for earlier in before),
+            )
+    grown = {
+        **config,
+        "num_experts_per_layer": counts,
+        "new_experts_by_group": by_group,
+        "masked_groups": [group],
+        "language_groups": _with_group(config.get("language_groups"), languages),
+    }
+    return GrowthPlan(source=source, group=group, config=grown, jobs=tuple(jobs))
+
+
+def grow(
+    source: str | Path,
+    out: Path,
+    *,
+    progress: Callable[[TensorJob], None] | None = None,
+    **settings: Any,
+) -> GrowthPlan:
+    """Write the grown model of `source` to the folder `out`, which appears when it is complete.
+
+    Args:
+        source: an upcycled model: folder or hub id.
+        out: replaced if it exists.
+        progress: called after each tensor.
+        settings: as `plan_growth` takes them.
+    """
+    plan = plan_growth(open_checkpoint(source), **settings)
+    execute_growth(plan, out, progress=progress)
+    return plan
+
+
+def execute_growth(
+    plan: GrowthPlan, out: Path, *, progress: Callable[[TensorJob], None] | None = None
+) -> None:
+    """Carry out a plan: weights, config and side files appear together in `out`."""
+    if plan.source.folder.resolve() == out.resolve():
+        raise UpcycleError(f"{out} is the model itself; write to another folder")
+    with folder_when_whole(out) as folder:
+        write_tensors(folder, plan.jobs, progress=progress)
+        write_json(folder / "config.json", plan.config)
+        for file in plan.source.side_files():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _keep_the_gate_first(before: list[int], after: list[int]) -> None:
+    gate, first = (next(i for i, n in enumerate(counts) if n > 1) for counts in (before, after))
+    if first < gate:
+        raise UpcycleError(
+            f"layer {first}: a new mixture layer before the retention gate of layer {gate} would "
+            f"not follow its decision; give layers 0 to {gate - 1} no new experts"
+        )
+
+
+def _with_group(groups: dict[str, Any] | None, languages: Sequence[str]) -> dict[str, Any] | None:
+    """The recorded language groups and the new one; None where nothing was ever recorded."""
+    if groups is None and not languages:
+        return None
+    known = groups or {"original": [], "unseen_original": [], "expanded": []}
+    earlier = (tag for group in known["expanded"] for tag in group)
+    seen = {*known["original"], *known["unseen_original"], *earlier}
+    for tag in languages:
+        if check_tag(tag) in seen:
+            raise UpcycleError(f"languages: the model knows {tag} already; name only new ones")
+    return {**known, "expanded": [*known["expanded"], list(languages)]}
