@@ -61,6 +61,18 @@ def test_all_problems_are_reported_together_with_their_keys():
         ({"experts": {"num_experts": 2, "top_k": 3}}, "top_k=3 exceeds"),
         ({"post_pretrain": {"tokens": 9, "prior_coef": 0.1}}, "replay_share above 0"),
         ({"data": {"train": "a.jsonl", "valid": "v/{language}"}}, "must contain {language}"),
+        (
+            {
+                "data": {
+                    "train": "t/{language}",
+                    "valid": "v/{language}",
+                    "tasks": {"qa": "qa.jsonl"},
+                }
+            },
+            "tasks.qa: a pattern must contain {language}, got 'qa.jsonl'",
+        ),
+        ({"evaluation": {"max_new_tokens": 0}}, "evaluation.max_new_tokens"),
+        ({"evaluation": {"max_task_examples": 0}}, "evaluation.max_task_examples"),
         ({"data": {"train": {"el": "a", "xx": "b"}, "valid": "v/{language}"}}, "xx stand in no"),
         ({"data": {"train": {"el": "a"}, "valid": "v/{language}"}}, "no text for en, hu, zh"),
         (

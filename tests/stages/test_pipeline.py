@@ -9,7 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from polycycle.allocation import allocate_experts, read_table
 from polycycle.config import parse_recipe
+from polycycle.data import document_policy
 from polycycle.errors import CheckpointError, DataError
+from polycycle.evaluation import complete_prompts
 from polycycle.report import write_report
 from polycycle.results import load_result, save_result
 from polycycle.stages import plan_run, run_recipe, stage_folders
@@ -201,6 +203,51 @@ def test_a_run_with_exact_retention_reports_its_rates_and_keeps_what_it_judged(
     assert "−∞" in page
     again = load_result(save_result(result, tmp_path / "result.json"))
     assert again.model("review").retention == review.retention
+
+
+def write_task(tmp_path, language, response):
+    examples = [{"prompt": text, "response": response} for text in sentences(language, 5)]
+    write_jsonl(tmp_path / "tell" / f"{language}.jsonl", examples)
+
+
+def test_a_run_with_tasks_scores_what_the_models_wrote(recipe_settings, tmp_path):
+    recipe_settings["data"]["tasks"] = {"tell": "tell/{language}.jsonl"}
+    recipe_settings["evaluation"] = {"max_task_examples": 4, "max_new_tokens": 5}
+    recipe_settings["review"] = None
+    for language in ("en", "el"):
+        write_task(tmp_path, language, "the river")
+    notes = []
+    result = run_recipe(parse_recipe(recipe_settings), notes.append)
+    assert notes.count("tasks: no file of tell for es, tr; passed over there") == 1
+    for model in result.models:
+        assert set(model.scores["en"].tasks) == set(model.scores["el"].tasks) == {"tell"}
+        assert model.scores["es"].tasks == {}
+        assert model.scores["el"].tasks["tell"].examples == 4
+        assert model.scores["el"].tasks["tell"].exact_match == 0
+    assert load_result(save_result(result, tmp_path / "result.json")) == result
+
+    # What the base really writes is the right answer: a changed file is evaluated anew, alone.
+    model = AutoModelForCausalLM.from_pretrained(recipe_settings["base"], dtype=torch.float32)
+    tokenizer = make_tokenizer()
+    policy = document_policy(tokenizer)
+    prompts = sentences("el", 5)
+    written = complete_prompts(model, tokenizer, prompts, policy=policy, max_new_tokens=5)
+    rows = [{"prompt": p, "response": w} for p, w in zip(prompts, written, strict=True)]
+    write_jsonl(tmp_path / "tell" / "el.jsonl", rows)
+    before = stage_folders(tmp_path / "run")
+    again = run_recipe(parse_recipe(recipe_settings), notes.append)
+    after = stage_folders(tmp_path / "run")
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"evaluate-base", "evaluate-post-pretrain"}
+    right = again.model("base").scores["el"].tasks["tell"]
+    assert (right.exact_match, right.chrf) == (1, 100)
+    assert again.model("base").scores["en"].tasks["tell"].exact_match == 0
+
+
+def test_a_task_without_a_file_in_any_language_is_an_error(recipe_settings):
+    recipe_settings["data"]["tasks"] = {"tell": "tel/{language}.jsonl"}
+    with pytest.raises(DataError, match=r"data\.tasks\.tell: no file .*tel/\{language\}\.jsonl"):
+        run_recipe(parse_recipe(recipe_settings), lambda note: None)
 
 
 @pytest.mark.slow

@@ -105,6 +105,9 @@ class DataConfig(Section):
     """The same for held-out text. Must not overlap with `train`."""
     questions: str | None = None
     """Pattern of multiple-choice files, jsonl with `prompt`, `choices` and `answer` (an index)."""
+    tasks: dict[str, str] = {}
+    """Patterns of generation tasks by name, jsonl with `prompt` and `response` (one line). A task
+    is passed over in the languages that have no such file."""
     packing: Literal["documents", "concatenate"] = "documents"
     """`documents`: no attention across documents; `concatenate`: plain, as published."""
     on_bad_document: Literal["error", "skip"] = "error"
@@ -123,8 +126,9 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _patterns(self) -> Self:
-        for key in ("train", "valid", "questions"):
-            value = getattr(self, key)
+        patterns = {key: getattr(self, key) for key in ("train", "valid", "questions")}
+        patterns |= {f"tasks.{name}": pattern for name, pattern in self.tasks.items()}
+        for key, value in patterns.items():
             if isinstance(value, str) and "{language}" not in value:
                 raise ValueError(f"{key}: a pattern must contain {{language}}, got {value!r}")
         return self
@@ -328,6 +332,10 @@ class EvaluationConfig(Section):
     """UTF-8 bytes of held-out text per language."""
     max_questions: Count | None = None
     """Questions per language; all by default."""
+    max_task_examples: Count | None = 200
+    """Examples per generation task and language, the first of the file; null takes all."""
+    max_new_tokens: Count = 64
+    """Tokens that an answer to a generation task may have; it ends at its first newline."""
     context_length: Annotated[int, Field(ge=8)] | None = None
     """Window for long documents; by default the model's own, at most 2048. Say what the base was
     trained on if that is less: beyond it bits per byte rise whatever the language."""

@@ -1,6 +1,7 @@
-"""What a model can: text, questions, distance from its base, routing, similarity of languages."""
+"""What a model can: text, questions, tasks; distance from its base, routing, similarity."""
 
 from polycycle.evaluation.choices import answer_questions
+from polycycle.evaluation.generation import complete_prompts, score_completions
 from polycycle.evaluation.retention import GatedTexts, measure_gate, retention_trade
 from polycycle.evaluation.scores import language_scores, routing_table
 from polycycle.evaluation.similarity import feed_forward_blocks, mean_unit_vectors
@@ -11,6 +12,7 @@ __all__ = [
     "LayerTally",
     "TextTally",
     "answer_questions",
+    "complete_prompts",
     "feed_forward_blocks",
     "has_retention_gate",
     "language_scores",
@@ -19,4 +21,5 @@ __all__ = [
     "measure_text",
     "retention_trade",
     "routing_table",
+    "score_completions",
 ]

@@ -3,7 +3,7 @@
 from polycycle.data import TokenizedCorpus
 from polycycle.evaluation.text import TextTally
 from polycycle.languages import LanguageGroups
-from polycycle.results import LanguageScores, RoutingTable
+from polycycle.results import LanguageScores, RoutingTable, TaskScore
 
 
 def language_scores(
@@ -12,6 +12,7 @@ def language_scores(
     tally: TextTally,
     corpus: TokenizedCorpus,
     answers: list[bool] | None,
+    tasks: dict[str, TaskScore],
 ) -> LanguageScores:
     """One language's scores.
 
@@ -21,6 +22,7 @@ def language_scores(
         tally: what was measured on `corpus`.
         corpus: the held-out text.
         answers: whether each question was answered rightly; None without questions.
+        tasks: scores by generation task.
     """
     kl = tally.kl_nats
     return LanguageScores(
@@ -37,6 +39,7 @@ def language_scores(
         # Rounding can leave a divergence of zero a hair below it.
         kl_from_base=None if kl is None else max(kl / tally.tokens, 0.0),
         expert0_share=tally.expert0_share,
+        tasks=tasks,
     )
 
 

@@ -31,6 +31,7 @@ from polycycle.results.schema import (
     RunResult,
     StageCost,
     StageCurves,
+    TaskScore,
     ValidationPoint,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "RunResult",
     "StageCost",
     "StageCurves",
+    "TaskScore",
     "ValidationPoint",
     "average",
     "average_gain",

@@ -26,8 +26,19 @@ class Part(BaseModel):
     )
 
 
+class TaskScore(Part):
+    """How well a model wrote the answers of one generation task in one language."""
+
+    examples: Annotated[int, Field(ge=1)]
+    """How many answers were written."""
+    exact_match: Share
+    """Share that is the right one, letter for letter; white space around it does not count."""
+    chrf: Annotated[float, Field(ge=0.0, le=100.0 + 1e-6)]
+    """chrF over all answers, 0 to 100: how many of their character n-grams are right."""
+
+
 class LanguageScores(Part):
-    """How well one model does in one language, on held-out text and on questions."""
+    """How well one model does in one language, on held-out text, questions and tasks."""
 
     language: str
     """BCP-47 tag."""
@@ -53,6 +64,8 @@ class LanguageScores(Part):
     """KL(base ‖ model) in nats per token; None for the base itself."""
     expert0_share: Share | None = None
     """Share of the assignments' weight that went to the frozen expert; None for a dense model."""
+    tasks: dict[str, TaskScore] = {}
+    """Per generation task that has examples in this language."""
 
 
 class RoutingTable(Part):

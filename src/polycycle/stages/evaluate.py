@@ -9,24 +9,30 @@ import torch
 from rich.progress import Progress
 
 from polycycle.checkpoint import content_hash, open_checkpoint
-from polycycle.config import Recipe
+from polycycle.config import EvaluationConfig, Recipe
 from polycycle.data import (
+    DocumentPolicy,
     Question,
+    TaskExample,
     TokenizedCorpus,
     document_policy,
     evaluation_windows,
     read_questions,
+    read_task,
 )
+from polycycle.errors import DataError
 from polycycle.evaluation import (
     answer_questions,
+    complete_prompts,
     has_retention_gate,
     language_scores,
     measure_gate,
     measure_text,
     retention_trade,
     routing_table,
+    score_completions,
 )
-from polycycle.results import ModelScores
+from polycycle.results import ModelScores, TaskScore
 from polycycle.surgery import inspect_checkpoint
 
 _LONGEST_WINDOW = 2048
@@ -39,10 +45,10 @@ def evaluate_model(
     valid: Mapping[str, TokenizedCorpus],
     tokenizer: Any,
 ) -> ModelScores:
-    """Scores of one model: held-out text, questions, divergence from the base, routing.
+    """Scores of one model: held-out text, questions, tasks, divergence from the base, routing.
 
     Args:
-        recipe: languages, questions, and how much to measure.
+        recipe: languages, questions, tasks, and how much to measure.
         name: `base`, `post-pretrain` or `review`.
         model_path: folder or hub id.
         valid: held-out text by language.
@@ -61,7 +67,7 @@ def evaluate_model(
         getattr(model.config, "max_position_embeddings", _LONGEST_WINDOW), _LONGEST_WINDOW
     )
     policy = document_policy(tokenizer)
-    questions = load_questions(recipe)
+    questions, tasks = load_questions(recipe), load_tasks(recipe)
     groups = recipe.languages.groups()
     tallies, scores, gated = {}, {}, {}
     threshold = float(getattr(model.config, "retention_threshold", 0.0))
@@ -91,7 +97,11 @@ def evaluate_model(
                     policy=policy,
                     batch_tokens=settings.batch_tokens,
                 )
-            scores[language] = language_scores(language, groups, tallies[language], corpus, answers)
+            examples = {n: found[language] for n, found in tasks.items() if language in found}
+            written = _do_tasks(model, tokenizer, examples, policy=policy, settings=settings)
+            scores[language] = language_scores(
+                language, groups, tallies[language], corpus, answers, written
+            )
             bar.advance(task)
     seen = inspect_checkpoint(checkpoint, with_hash=True)
     assert seen.base_hash is not None
@@ -108,6 +118,29 @@ def evaluate_model(
     )
 
 
+def _do_tasks(
+    model: Any,
+    tokenizer: Any,
+    tasks: Mapping[str, list[TaskExample]],
+    *,
+    policy: DocumentPolicy,
+    settings: EvaluationConfig,
+) -> dict[str, TaskScore]:
+    """The model's scores in one language's tasks."""
+    scores = {}
+    for name, examples in tasks.items():
+        completions = complete_prompts(
+            model,
+            tokenizer,
+            [example.prompt for example in examples],
+            policy=policy,
+            max_new_tokens=settings.max_new_tokens,
+            batch_tokens=settings.batch_tokens,
+        )
+        scores[name] = score_completions(completions, [example.response for example in examples])
+    return scores
+
+
 def load_questions(recipe: Recipe) -> dict[str, list[Question]]:
     """The questions of every language that the recipe gives any for."""
     pattern = recipe.data.questions
@@ -120,3 +153,28 @@ def load_questions(recipe: Recipe) -> dict[str, list[Question]]:
         )
         for language in recipe.languages.groups().all
     }
+
+
+def load_tasks(recipe: Recipe) -> dict[str, dict[str, list[TaskExample]]]:
+    """The examples of every generation task, by task and language; none where it has no file.
+
+    Raises:
+        DataError: a task has no file in any language, or a bad one.
+    """
+    tasks = {}
+    for name, pattern in recipe.data.tasks.items():
+        files = {
+            language: recipe.data.root / pattern.replace("{language}", language)
+            for language in recipe.languages.groups().all
+        }
+        tasks[name] = {
+            language: read_task(file, max_examples=recipe.evaluation.max_task_examples)
+            for language, file in files.items()
+            if file.exists()
+        }
+        if not tasks[name]:
+            raise DataError(
+                f"data.tasks.{name}: no file {recipe.data.root / pattern} for any of "
+                f"{', '.join(files)}; correct the pattern, or leave the task out"
+            )
+    return tasks

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import polycycle
 from polycycle.allocation import read_table
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import Recipe
-from polycycle.data import document_policy, tokenizer_hash
-from polycycle.files import hash_file, write_json
+from polycycle.data import TaskExample, document_policy, tokenizer_hash
+from polycycle.files import hash_file, hash_json, write_json
 from polycycle.ranks import first_rank_first, is_first_rank, join_ranks
 from polycycle.results import Alarm, Environment, ModelScores, RunResult, StageCost, StageCurves
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
-from polycycle.stages.evaluate import evaluate_model, load_questions
+from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
 from polycycle.stages.tokenizer import load_tokenizer
@@ -159,6 +159,7 @@ class Run:
                 "model": [name, key],
                 "data": self._data_inputs(),
                 "questions": self._question_inputs(),
+                "tasks": self._task_inputs(),
                 "languages": self.recipe.languages.model_dump(mode="json"),
                 "settings": self.recipe.evaluation.model_dump(mode="json"),
             },
@@ -207,6 +208,16 @@ class Run:
                     )
         return self._corpora
 
+    @cached_property
+    def tasks(self) -> dict[str, dict[str, list[TaskExample]]]:
+        """The examples of each generation task by language, read on first use."""
+        tasks = load_tasks(self.recipe)
+        for name, by_language in tasks.items():
+            without = [one for one in self.recipe.languages.groups().all if one not in by_language]
+            if without:
+                self.tell(f"tasks: no file of {name} for {', '.join(without)}; passed over there")
+        return tasks
+
     @property
     def cache_dir(self) -> Path:
         """Where tokenized text is kept."""
@@ -239,6 +250,14 @@ class Run:
     def _question_inputs(self) -> dict[str, Any]:
         return {
             language: repr(questions) for language, questions in load_questions(self.recipe).items()
+        }
+
+    def _task_inputs(self) -> dict[str, Any]:
+        return {
+            name: {
+                language: hash_json(repr(examples)) for language, examples in by_language.items()
+            }
+            for name, by_language in self.tasks.items()
         }
 
 

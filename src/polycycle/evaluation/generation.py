@@ -1,0 +1,128 @@
+"""Generation tasks: answers that the model writes, and how right they are.
+
+Letters: B prompts of a batch, P tokens of each.
+"""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from sacrebleu.metrics import CHRF
+from torch import Tensor
+from transformers import GenerationConfig
+
+from polycycle.data import DocumentPolicy
+from polycycle.results import TaskScore
+
+
+def complete_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    policy: DocumentPolicy,
+    max_new_tokens: int = 64,
+    batch_tokens: int = 8192,
+) -> list[str]:
+    """What the model writes after each prompt, always taking the most probable token.
+
+    A completion ends before its first end-of-document token or newline: a model that was never
+    taught to stop starts a new line instead, and goes on. It depends on its own prompt alone,
+    whatever stands in the batch: prompts of the same number of tokens go together, unpadded.
+
+    Args:
+        model: dense or upcycled; generation settings that came with it are not used.
+        tokenizer: the model's.
+        prompts: what to complete; each follows a start token.
+        policy: start and end-of-document token.
+        max_new_tokens: the longest completion, in tokens.
+        batch_tokens: tokens in the cache at once, prompts and completions together.
+    """
+    ids = [
+        [policy.start, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        for prompt in prompts
+    ]
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, prompt in enumerate(ids):
+        by_length[len(prompt)].append(index)
+    completions = [""] * len(prompts)
+    with _greedy(model, policy, max_new_tokens):
+        for length, members in by_length.items():
+            size = max(1, batch_tokens // (length + max_new_tokens))
+            for start in range(0, len(members), size):
+                batch = members[start : start + size]
+                prompts_BP = torch.tensor([ids[index] for index in batch], device=model.device)
+                for index, text in zip(batch, _write(model, tokenizer, prompts_BP), strict=True):
+                    completions[index] = text
+    return completions
+
+
+@contextmanager
+def _greedy(model: Any, policy: DocumentPolicy, max_new_tokens: int) -> Iterator[None]:
+    """Within the block the model is in evaluation mode, and `generate` is plain greedy decoding."""
+    was_training, usual = model.training, model.generation_config
+    model.eval()
+    # Put in place, not passed along: what a passed one leaves open, transformers fills in from the
+    # model's own, repetition penalties among it.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=policy.eos,
+        pad_token_id=policy.eos,
+        use_cache=getattr(model.config, "classifier_form", "token") == "token",
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = usual
+        model.train(was_training)
+
+
+def _write(model: Any, tokenizer: Any, prompts_BP: Tensor) -> list[str]:
+    """The completion of each prompt, up to its end."""
+
+    def is_at_newline(ids: Tensor, scores: Any) -> Tensor:
+        newest = tokenizer.batch_decode(ids[:, -1:])
+        return torch.tensor(["\n" in text for text in newest], device=ids.device)
+
+    whole = model.generate(
+        prompts_BP,
+        attention_mask=torch.ones_like(prompts_BP),
+        stopping_criteria=[is_at_newline],
+    )
+    # A row that has ended goes on with end-of-document tokens; no special token is text.
+    texts = tokenizer.batch_decode(
+        whole[:, prompts_BP.shape[1] :],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    return [text.split("\n", 1)[0] for text in texts]
+
+
+def score_completions(completions: Sequence[str], references: Sequence[str]) -> TaskScore:
+    """How many completions are right letter for letter, and how near the rest come.
+
+    White space around a text, and how Unicode composes its letters (NFC), make no difference.
+
+    Args:
+        completions: what was written; at least one.
+        references: what is right, in the same order.
+
+    Source: chrF, Popović 2015, as sacreBLEU computes it: over the whole corpus, with six character
+        n-grams and β = 2.
+    """
+    written = [_normal(text) for text in completions]
+    right = [_normal(text) for text in references]
+    matches = sum(one == other for one, other in zip(written, right, strict=True))
+    return TaskScore(
+        examples=len(written),
+        exact_match=matches / len(written),
+        chrf=CHRF().corpus_score(written, [right]).score,
+    )
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
