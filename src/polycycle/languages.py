@@ -6,7 +6,7 @@ that are never replayed and only measured); G1, G2, … are the groups added lat
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polycycle.errors import ConfigError
 
@@ -101,6 +101,10 @@ class LanguageGroups:
                 f"languages: {', '.join(repeated)} stand in more than one group; "
                 "a language is original, unseen original, or in exactly one expanded group"
             )
+
+    def first(self, number: int) -> "LanguageGroups":
+        """The same with only the first so many expanded groups; language ids stay what they are."""
+        return replace(self, expanded=self.expanded[:number])
 
     @property
     def all(self) -> tuple[str, ...]:

@@ -250,6 +250,41 @@ def test_a_task_without_a_file_in_any_language_is_an_error(recipe_settings):
         run_recipe(parse_recipe(recipe_settings), lambda note: None)
 
 
+def test_a_second_group_leaves_the_first_as_it_was(recipe_settings, tmp_path):
+    recipe_settings["languages"] = {
+        "original": ["en"],
+        "unseen_original": ["es"],
+        "expanded": [["el"], ["tr"]],
+    }
+    recipe_settings["review"]["prior_form"] = "group"
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    names = ["base", "post-pretrain", "review", "post-pretrain-g2", "review-g2"]
+    assert [model.name for model in result.models] == names
+    assert [cost.stage for cost in result.costs] == names[1:]
+    trained_on = [{tag for p in curve.training for tag in p.lm_loss} for curve in result.curves]
+    assert trained_on == [{"el"}, {"en", "el"}, {"tr"}, {"en", "el", "tr"}]
+    review, grown, second, last = (
+        load_file(tmp_path / "run" / name / "model.safetensors")
+        for name in ("review", "grow-g2", "post-pretrain-g2", "review-g2")
+    )
+    # Growing and post-pretraining the second group: everything earlier stays bit for bit.
+    for name, tensor in review.items():
+        assert torch.equal(grown[name], tensor)
+        assert torch.equal(second[name], tensor)
+    moved = {name for name in second if not torch.equal(second[name], grown[name])}
+    assert moved
+    assert all(".experts.g2." in name or name.endswith(".rows.g2") for name in moved)
+    reviewed = {name for name in last if not torch.equal(last[name], second[name])}
+    assert reviewed
+    assert all(".router.rows." in name for name in reviewed)
+    assert result.final.routing.num_experts == (5, 5, 5)
+    config = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "review-g2").config
+    assert not config.masked_groups
+    assert config.language_groups["expanded"] == [["el"], ["tr"]]
+    page = write_report(result, tmp_path / "report").read_text()
+    assert "review-g2" in page
+
+
 @pytest.mark.slow
 def test_a_run_of_two_sharded_processes_writes_each_stage_once(recipe_settings, tmp_path):
     recipe_settings["post_pretrain"]["fsdp"] = True

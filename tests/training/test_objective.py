@@ -12,8 +12,7 @@ from polycycle.training.objective import Objective, compute_losses, count_step
 from tests.training.tiny_run import GROUPS, Sequences, tiny_moe
 
 OBJECTIVE = Objective(
-    original_ids=(0, 1),
-    num_languages=4,
+    group_ids=(0, 0, 1, 1),
     balance_coef=0.0,
     balance_scope="global",
     prior_coef=0.0,
@@ -78,7 +77,7 @@ def test_losses_are_summed_by_the_language_of_the_target(model):
 def test_original_tokens_are_counted_by_the_input_token(model):
     batch = collate([Sequences()[i] for i in range(6)])
     counts = count_step([batch], OBJECTIVE, CPU)
-    assert counts.original == int((batch["language_ids"] == GROUPS.id_of("en")).sum())
+    assert counts.held == int((batch["language_ids"] == GROUPS.id_of("en")).sum())
 
 
 def test_a_step_without_original_tokens_has_no_prior_loss_and_no_nan(model):

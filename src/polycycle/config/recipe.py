@@ -288,7 +288,8 @@ class PostPretrainConfig(TrainConfig):
     """New experts and routers learn the expanded languages."""
 
     tokens: Count
-    """Tokens in all, shared over the expanded languages by weight (paper: 8B per language)."""
+    """Tokens of each group's post-pretraining, shared over its languages by weight (paper: 8B per
+    language)."""
     balance_coef: Coefficient = 0.01
     """α of the load-balancing loss, in the paper's normalisation (1.0 at balance). The released
     code's 0.01 is 0.02 here for top_k 2."""
@@ -313,8 +314,9 @@ class ReviewConfig(TrainConfig):
     """Tokens in all; by default what these documents hold, once."""
     prior_coef: Coefficient = 0.1
     """γ of the language-priors loss (paper: 0.1)."""
-    prior_form: Literal["paper", "released"] = "paper"
-    """The paper's −log G₀, or the released code's bounded form, which needs a larger γ."""
+    prior_form: Literal["paper", "released", "group"] = "paper"
+    """The paper's −log G₀; the released code's bounded form, which needs a larger γ; or `group`,
+    which holds the text of earlier groups, too, to the experts they had (ours)."""
     classifier_coef: Coefficient = 0.1
     """Weight of the loss of language classifiers and retention gate, if any (LayerMoE: 0.1)."""
     balance_coef: Coefficient = 0.0
@@ -398,11 +400,6 @@ class Recipe(Section):
             problems.append(
                 "experts.classifier.form=sequence judges whole rows, but data.packing=documents "
                 "puts several documents into one; use form: token"
-            )
-        if len(groups.expanded) > 1:
-            problems.append(
-                "languages.expanded: more than one group is lifelong expansion, "
-                "which this version does not train yet; run one group at a time"
             )
         if problems:
             raise ValueError("; ".join(problems))

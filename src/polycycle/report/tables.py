@@ -110,6 +110,60 @@ def _scores_section(result: RunResult, group: Group, models: Sequence[str], by: 
     return Section(title=group.title, rows=tuple(rows), average=mean if len(rows) > 1 else ())
 
 
+def task_tables(result: RunResult) -> list[tuple[str, Table]]:
+    """Each generation task's name, and how well every model wrote its answers."""
+    models = [model.name for model in result.models]
+    headings = (
+        ("Language", ""),
+        *((model_title(model), "% exact") for model in models),
+        *((model_title(model), "chrF") for model in models),
+        ("Answers", ""),
+    )
+    found = [scores.tasks for model in result.models for scores in model.scores.values()]
+    names = dict.fromkeys(name for tasks in found for name in tasks)
+    return [
+        (
+            name,
+            Table(
+                headings=headings,
+                sections=tuple(
+                    section
+                    for group in groups_of(result)
+                    if (section := _task_section(result, group, models, name)).rows
+                ),
+            ),
+        )
+        for name in names
+    ]
+
+
+def _task_section(result: RunResult, group: Group, models: Sequence[str], name: str) -> Section:
+    def scores_in(tag: str) -> list[TaskScore | None]:
+        measured = [scores_of(result, model, tag) for model in models]
+        return [None if one is None else one.tasks.get(name) for one in measured]
+
+    by_language = {tag: scores_in(tag) for tag in group.languages}
+    exact = {t: [one and one.exact_match for one in by_language[t]] for t in by_language}
+    chrf = {t: [one and one.chrf for one in by_language[t]] for t in by_language}
+    answers = {t: next((one.examples for one in by_language[t] if one), None) for t in by_language}
+    known = [tag for tag in group.languages if answers[tag] is not None]
+
+    def row(
+        title: str, shares: Iterable[float | None], chrfs: Iterable[float | None], answers: str
+    ) -> tuple[str, ...]:
+        return (title, *map(percent, shares), *(decimal(value, 1) for value in chrfs), answers)
+
+    rows = tuple(
+        row(language_cell(tag), exact[tag], chrf[tag], count(answers[tag])) for tag in known
+    )
+    means = (
+        [average(column) for column in zip(*(of[tag] for tag in known), strict=True)]
+        for of in (exact, chrf)
+    )
+    mean = row("Average", *means, "") if len(rows) > 1 else ()
+    return Section(title=group.title, rows=rows, average=mean)
+
+
 def details_table(result: RunResult) -> Table:
     """The final model's other numbers, and on how much text all of them were measured."""
     headings = (

@@ -17,6 +17,7 @@ from polycycle.data import (
 )
 from polycycle.errors import ConfigError
 from polycycle.results import LanguageData
+from polycycle.surgery import TrainingStage
 
 Corpora = Mapping[str, TokenizedCorpus]
 
@@ -30,15 +31,13 @@ class RunCorpora:
         review: replay of the original languages, and text of the expanded ones; empty without
             review.
         valid: held-out text of every language.
-        budgets: tokens per language in post-pretraining.
-        review_budgets: tokens per language in review.
+        budgets: tokens per language in the post-pretraining of its group.
     """
 
     post_pretrain: Corpora
     review: Corpora
     valid: Corpora
     budgets: dict[str, int]
-    review_budgets: dict[str, int]
 
 
 def load_corpora(recipe: Recipe, tokenizer: Any, cache_dir: Path) -> RunCorpora:
@@ -82,7 +81,6 @@ def load_corpora(recipe: Recipe, tokenizer: Any, cache_dir: Path) -> RunCorpora:
         review=review,
         valid=valid,
         budgets=budgets,
-        review_budgets=_review_budgets(recipe, review),
     )
 
 
@@ -100,7 +98,9 @@ def _review_corpora(recipe: Recipe, corpus: Callable[..., TokenizedCorpus]) -> d
 def _post_pretrain_budgets(recipe: Recipe) -> dict[str, int]:
     groups, stage = recipe.languages.groups(), recipe.post_pretrain
     replay_tokens = round(stage.tokens * stage.replay_share)
-    budgets = share_tokens(stage.tokens - replay_tokens, _weights(recipe, groups.all_expanded))
+    budgets: dict[str, int] = {}
+    for group in groups.expanded:
+        budgets |= share_tokens(stage.tokens - replay_tokens, _weights(recipe, group))
     if replay_tokens:
         budgets |= share_tokens(replay_tokens, _weights(recipe, groups.original))
     return budgets
@@ -109,6 +109,29 @@ def _post_pretrain_budgets(recipe: Recipe) -> dict[str, int]:
 def _weights(recipe: Recipe, languages: Iterable[str]) -> dict[str, float]:
     sources = {language: recipe.data.source(language, "train") for language in languages}
     return {language: source.weight if source else 1.0 for language, source in sources.items()}
+
+
+def stage_corpora(
+    recipe: Recipe, stage: TrainingStage, corpora: RunCorpora, group: int
+) -> tuple[Corpora, dict[str, int]]:
+    """Texts and tokens per language of one training stage.
+
+    Args:
+        recipe: what to do.
+        stage: post-pretraining reads its own group (and replay, where the recipe asks for it),
+            review everything so far.
+        corpora: the run's texts.
+        group: 1 for G1.
+    """
+    groups = recipe.languages.groups().first(group)
+    if stage == "review":
+        chosen = {tag: corpora.review[tag] for tag in (*groups.original, *groups.all_expanded)}
+        return chosen, _review_budgets(recipe, chosen)
+    tags = [tag for tag in (*groups.expanded[-1], *groups.original) if tag in corpora.budgets]
+    return (
+        {tag: corpora.post_pretrain[tag] for tag in tags},
+        {tag: corpora.budgets[tag] for tag in tags},
+    )
 
 
 def _review_budgets(recipe: Recipe, corpora: Corpora) -> dict[str, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polycycle
-from polycycle.allocation import read_table
+from polycycle.allocation import SimilarityTable, read_table
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import Recipe
 from polycycle.data import TaskExample, document_policy, tokenizer_hash
@@ -23,9 +23,9 @@ from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
 from polycycle.stages.tokenizer import load_tokenizer
-from polycycle.stages.train import TRAINING, train_and_write
-from polycycle.stages.upcycle import plan_recipe
-from polycycle.surgery import TrainingStage, fill_upcycled
+from polycycle.stages.train import TRAINING, stage_name, train_and_write
+from polycycle.stages.upcycle import plan_group, plan_recipe
+from polycycle.surgery import TrainingStage, fill_grown, fill_upcycled
 from polycycle.training import uses_bfloat16
 
 Tell = Callable[[str], None]
@@ -53,33 +53,36 @@ class Run:
         self._corpora: RunCorpora | None = None
         self._keys: dict[str, str] = {}
 
-    def similarity(self) -> Path | None:
-        """How alike the base finds the languages; None where nothing depends on it."""
+    def similarity(self, group: int, model: str | Path) -> SimilarityTable | None:
+        """How alike `model` finds the languages up to a group; None where nothing depends on it."""
         num_tokens = self.recipe.experts.similarity_tokens
         if num_tokens is None:
             return None
+        name = "similarity" + (f"-g{group}" if group > 1 else "")
         stage = Stage(
-            name="similarity",
+            name=name,
             result_version=1,
             inputs={
-                "base": self._base_inputs(),
+                "model": self._base_inputs() if group == 1 else self._keys[Path(model).name],
                 "data": self._data_inputs(),
                 "languages": self.recipe.languages.model_dump(mode="json"),
                 "tokens_per_language": num_tokens,
                 "context_length": self.recipe.evaluation.context_length,
             },
-            make=partial(self._similarity, num_tokens),
+            make=partial(self._similarity, num_tokens, group, model),
         )
-        return self._do(stage)
+        return read_table(self._do(stage) / SIMILARITY)
 
-    def _similarity(self, num_tokens: int, folder: Path) -> dict[str, Any]:
-        measured = measure_recipe(self.recipe, num_tokens)
+    def _similarity(
+        self, num_tokens: int, group: int, model: str | Path, folder: Path
+    ) -> dict[str, Any]:
+        measured = measure_recipe(self.recipe, num_tokens, model_path=model, group=group)
         write_json(folder / SIMILARITY, measured.to_json())
         return {}
 
     def upcycle(self) -> Path:
         """The freshly upcycled model."""
-        similarity = self.similarity()
+        similarity = self.similarity(1, self.recipe.base)
         experts = self.recipe.experts
         stage = Stage(
             name="upcycle",
@@ -96,16 +99,39 @@ class Run:
         )
         return self._do(stage)
 
-    def _upcycle(self, similarity: Path | None, folder: Path) -> dict[str, Any]:
-        measured = None if similarity is None else read_table(similarity / SIMILARITY)
-        plan = plan_recipe(self.recipe, self.base, measured)
+    def _upcycle(self, similarity: SimilarityTable | None, folder: Path) -> dict[str, Any]:
+        plan = plan_recipe(self.recipe, self.base, similarity)
         fill_upcycled(plan, folder)
         return {"bytes": plan.num_bytes}
 
-    def train(self, stage: TrainingStage, source: Path) -> Path:
-        """The model after a training stage that starts from `source`."""
+    def grow(self, group: int, source: Path) -> Path:
+        """The finished model `source` with the experts of one more group, still masked."""
+        similarity = self.similarity(group, source)
+        stage = Stage(
+            name=f"grow-g{group}",
+            result_version=1,
+            inputs={
+                "source": self._keys[source.name],
+                "similarity": self._keys.get(f"similarity-g{group}"),
+                "experts": self.recipe.experts.model_dump(mode="json"),
+                "languages": self.recipe.languages.model_dump(mode="json"),
+                "seed": self.recipe.seed,
+            },
+            make=partial(self._grow, group, source, similarity),
+        )
+        return self._do(stage)
+
+    def _grow(
+        self, group: int, source: Path, similarity: SimilarityTable | None, folder: Path
+    ) -> dict[str, Any]:
+        plan = plan_group(self.recipe, open_checkpoint(source), group, similarity)
+        fill_grown(plan, folder)
+        return {"bytes": plan.num_bytes}
+
+    def train(self, stage: TrainingStage, source: Path, group: int = 1) -> Path:
+        """The model after a training stage of a language group, from the model in `source`."""
         config = getattr(self.recipe, stage)
-        name = stage.replace("_", "-")
+        name = stage_name(stage, group)
         doing = Stage(
             name=name,
             result_version=1,
@@ -120,7 +146,7 @@ class Run:
             make=lambda folder: {},
         )
         work = self.output / ".work" / f"{name}-{doing.key[:16]}"
-        making = partial(self._train, stage, source, work)
+        making = partial(self._train, stage, group, source, work)
         path = self._do(
             Stage(
                 name=doing.name,
@@ -135,13 +161,14 @@ class Run:
         return path
 
     def _train(
-        self, stage: TrainingStage, source: Path, work: Path, folder: Path
+        self, stage: TrainingStage, group: int, source: Path, work: Path, folder: Path
     ) -> dict[str, Any]:
         pad = self.tokenizer.pad_token_id
         return train_and_write(
             self.recipe,
             stage,
             self.corpora,
+            group=group,
             source=source,
             folder=folder,
             work=work,
@@ -267,7 +294,7 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
     Args:
         recipe: what to do.
         tell: where notes for the user go.
-        until: the last training stage to do.
+        until: the last training stage to do; `post_pretrain` is that of the first group.
 
     Returns:
         Everything that was found so far.
@@ -278,13 +305,20 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
         run = Run(recipe, tell)
     if is_first_rank():
         write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
-    upcycled = run.upcycle()
+    model = run.upcycle()
     models = [run.evaluate("base", recipe.base)]
-    trained = [run.train("post_pretrain", upcycled)]
-    models.append(run.evaluate("post-pretrain", trained[0]))
-    if recipe.review is not None and until == "review":
-        trained.append(run.train("review", trained[0]))
-        models.append(run.evaluate("review", trained[1]))
+    trained: list[Path] = []
+    with_review = recipe.review is not None and until == "review"
+    stages: tuple[TrainingStage, ...] = ("post_pretrain", "review")
+    for group in range(1, len(recipe.languages.expanded) + 1):
+        if group > 1:
+            model = run.grow(group, model)
+        for stage in stages if with_review else stages[:1]:
+            model = run.train(stage, model, group)
+            trained.append(model)
+            models.append(run.evaluate(model.name, model))
+        if until == "post_pretrain":
+            break
     return run.result(models, trained)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import Recipe, TrainConfig
+from polycycle.stages.train import stage_name
 from polycycle.stages.upcycle import plan_recipe
 from polycycle.surgery import UpcyclePlan, count_active, count_trainable
 
@@ -67,11 +68,18 @@ def plan_run(recipe: Recipe) -> RunPlan:
     sizes = {job.name: _count(job.shape) for job in plan.jobs}
     trainable = count_trainable(sizes)
     total = sum(sizes.values())
-    stages = [
-        _stage("post-pretrain", recipe.post_pretrain, plan, total, trainable["post_pretrain"])
-    ]
-    if recipe.review is not None:
-        stages.append(_stage("review", recipe.review, plan, total, trainable["review"]))
+    # Later groups are forecast to add what the first adds.
+    added = trainable["post_pretrain"]
+    stages = []
+    for group in range(1, len(recipe.languages.expanded) + 1):
+        so_far = total + (group - 1) * added
+        name = stage_name("post_pretrain", group)
+        stages.append(_stage(name, recipe.post_pretrain, plan, so_far, added))
+        if recipe.review is not None:
+            routers = group * trainable["review"]
+            name = stage_name("review", group)
+            stages.append(_stage(name, recipe.review, plan, so_far, routers))
+    total += (len(recipe.languages.expanded) - 1) * added
     counts = list(plan.config["num_experts_per_layer"])
     return RunPlan(
         parameters_total=total,
@@ -79,7 +87,7 @@ def plan_run(recipe: Recipe) -> RunPlan:
         num_experts_per_layer=counts,
         checkpoint_bytes=plan.num_bytes,
         # Twice the largest training checkpoint: float32 weights and two moments of what is trained.
-        disk_bytes=plan.num_bytes * (1 + len(stages)) + 2 * 12 * trainable["post_pretrain"],
+        disk_bytes=plan.num_bytes * (1 + len(stages)) + 2 * 12 * added,
         stages=tuple(stages),
     )
 

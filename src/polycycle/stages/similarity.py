@@ -145,19 +145,29 @@ def measure_similarity(
     )
 
 
-def measure_recipe(recipe: Recipe, tokens_per_language: int) -> MeasuredSimilarity:
-    """The similarity of a recipe's languages on its training text, in its base, with a bar."""
-    languages = len(training_sources(recipe))
+def measure_recipe(
+    recipe: Recipe, tokens_per_language: int, *, model_path: str | Path, group: int
+) -> MeasuredSimilarity:
+    """The similarity of a recipe's languages on its training text, with a bar.
+
+    Args:
+        recipe: languages and text.
+        tokens_per_language: of each.
+        model_path: the base for the first group, the finished model so far for later ones.
+        group: the group to come, 1 for G1; languages of later groups are left out.
+    """
+    groups = recipe.languages.groups().first(group)
+    languages = len(groups.original) + len(groups.all_expanded)
     with Progress(transient=True) as bars:
         task = bars.add_task("similarity", total=languages * tokens_per_language)
         return measure_similarity(
-            recipe.base,
+            model_path,
             training_sources(recipe),
-            recipe.languages.groups(),
+            groups,
             tokens_per_language=tokens_per_language,
             root=recipe.data.root,
             on_bad_document=recipe.data.on_bad_document,
-            revision=recipe.base_revision,
+            revision=recipe.base_revision if group == 1 else None,
             context_length=recipe.evaluation.context_length,
             progress=lambda language, tokens: bars.update(task, advance=tokens),
         )

@@ -23,7 +23,7 @@ from polycycle.results import (
     StageCurves,
     ValidationPoint,
 )
-from polycycle.stages.corpora import RunCorpora
+from polycycle.stages.corpora import RunCorpora, stage_corpora
 from polycycle.surgery import TrainingStage, inspect_checkpoint, write_trained
 from polycycle.training import (
     AlarmSettings,
@@ -42,6 +42,7 @@ def train_and_write(
     stage: TrainingStage,
     corpora: RunCorpora,
     *,
+    group: int,
     source: Path,
     folder: Path,
     work: Path,
@@ -56,6 +57,7 @@ def train_and_write(
         recipe: what to do.
         stage: `post_pretrain` or `review`.
         corpora: the run's texts.
+        group: which group of languages is being added, 1 for G1.
         source: the upcycled model to start from.
         folder: where the trained model goes.
         work: where checkpoints live until the stage is done; a killed run goes on from there.
@@ -67,13 +69,13 @@ def train_and_write(
     """
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
-    dataset = training_data(recipe, stage, corpora, pad_token)
+    dataset = training_data(recipe, stage, corpora, pad_token, group)
     model = load_for_training(source, fsdp=config.fsdp)
     done = train_stage(
         model,
         dataset,
         stage=stage,
-        groups=recipe.languages.groups(),
+        groups=recipe.languages.groups().first(group),
         output_dir=work,
         settings=train_settings(config, recipe.seed),
         validate=_validation(corpora, config.validation_bytes, recipe.evaluation.context_length),
@@ -82,8 +84,9 @@ def train_and_write(
     if not is_first_rank():
         return {}
     write_trained(open_checkpoint(source), done.trained, folder, done.trained)
-    curves, alarms = _history(stage, done)
-    cost = _cost(stage, done, model, _active_parameters(source))
+    name = stage_name(stage, group)
+    curves, alarms = _history(name, done)
+    cost = _cost(stage, name, done, model, _active_parameters(source))
     record = {
         "curves": curves.model_dump(mode="json"),
         "alarms": [alarm.model_dump(mode="json") for alarm in alarms],
@@ -94,23 +97,29 @@ def train_and_write(
     return {"seconds": done.seconds, "steps": done.steps, "tokens": done.tokens}
 
 
+def stage_name(stage: TrainingStage, group: int) -> str:
+    """Name of the stage's folder: `post-pretrain`, and `post-pretrain-g2` for the second group."""
+    return stage.replace("_", "-") + (f"-g{group}" if group > 1 else "")
+
+
 def training_data(
-    recipe: Recipe, stage: TrainingStage, corpora: RunCorpora, pad_token: int
+    recipe: Recipe, stage: TrainingStage, corpora: RunCorpora, pad_token: int, group: int = 1
 ) -> PackedDataset:
-    """The packed sequences of one stage."""
+    """The packed sequences of one stage of one language group."""
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
     groups = recipe.languages.groups()
-    is_first = stage == "post_pretrain"
+    texts, budgets = stage_corpora(recipe, stage, corpora, group)
+    is_review = stage == "review"
     return PackedDataset(
-        corpora.post_pretrain if is_first else corpora.review,
-        corpora.budgets if is_first else corpora.review_budgets,
+        texts,
+        budgets,
         {language: groups.id_of(language) for language in groups.all},
         sequence_length=config.sequence_length,
         seed=recipe.seed,
         pad_token=pad_token,
         packing=recipe.data.packing,
-        repeat=recipe.data.repeat or (not is_first and config.tokens is not None),
+        repeat=recipe.data.repeat or (is_review and config.tokens is not None),
     )
 
 
@@ -178,8 +187,7 @@ def _validation(
     return validate
 
 
-def _history(stage: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:
-    name = stage.replace("_", "-")
+def _history(name: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:
     lines = {
         kind: [m for m in done.metrics if m["kind"] == kind] for kind in ("train", "validation")
     }
@@ -209,14 +217,16 @@ def _active_parameters(source: Path) -> int:
     return inspect_checkpoint(open_checkpoint(source)).parameters_active
 
 
-def _cost(stage: str, done: TrainedStage, model: Any, active: int) -> StageCost:
+def _cost(
+    stage: TrainingStage, name: str, done: TrainedStage, model: Any, active: int
+) -> StageCost:
     # Forward 2 FLOPs per active parameter and token; backward the same for the inputs' gradients,
     # and once more for the trained parameters that a token passes through. Attention is left out.
     share = 1.0 if stage == "post_pretrain" else 0.0
     experts = active - sum(p.numel() for p in model.parameters() if not p.requires_grad)
     flops = done.tokens * (4.0 * active + 2.0 * share * max(experts, 0))
     return StageCost(
-        stage=stage.replace("_", "-"),
+        stage=name,
         seconds=done.seconds,
         tokens=done.tokens,
         steps=done.steps,

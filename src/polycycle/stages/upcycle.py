@@ -12,7 +12,7 @@ from polycycle.allocation import (
 from polycycle.checkpoint import Checkpoint
 from polycycle.config import AllocationConfig, Recipe, RetentionConfig
 from polycycle.errors import UpcycleError
-from polycycle.surgery import UpcyclePlan, plan_upcycle
+from polycycle.surgery import GrowthPlan, UpcyclePlan, plan_growth, plan_upcycle
 
 
 def plan_recipe(
@@ -37,12 +37,7 @@ def plan_recipe(
             f"similarity is of {len(similarity.values)} layers, but {base.name} has {num_layers}; "
             "measure it on this model"
         )
-    num_experts: int | tuple[int, ...] = experts.num_experts
-    if experts.allocation is not None:
-        assert isinstance(num_experts, int)  # the recipe was checked
-        per_layer = [1.0] * num_layers if similarity is None else similarity.per_layer
-        plan = allocate(experts.allocation, per_layer, num_experts)
-        num_experts = plan.num_experts_per_layer
+    num_experts = _num_experts(recipe, num_layers, similarity)
     return plan_upcycle(
         base,
         num_experts=num_experts,
@@ -53,8 +48,46 @@ def plan_recipe(
         classifier_layers=_classifier_layers(recipe, num_experts, num_layers, similarity),
         classifier_form="token" if experts.classifier is None else experts.classifier.form,
         **_retention(experts.exact_retention),
-        languages=recipe.languages.groups(),
+        languages=recipe.languages.groups().first(1),
     )
+
+
+def plan_group(
+    recipe: Recipe, model: Checkpoint, group: int, similarity: SimilarityTable | None = None
+) -> GrowthPlan:
+    """Tensors and config of the model grown by one more language group.
+
+    The group brings to each layer what the first group would: `experts.num_experts` less one, or a
+    fresh allocation by the similarity that the finished model shows.
+
+    Args:
+        recipe: what to make.
+        model: the finished model of the groups so far.
+        group: the group to come, 2 for G2.
+        similarity: as `model` finds the languages, the new group's among them.
+    """
+    num_layers = int(model.config["num_hidden_layers"])
+    counts = _num_experts(recipe, num_layers, similarity)
+    added = [counts - 1] * num_layers if isinstance(counts, int) else [n - 1 for n in counts]
+    return plan_growth(
+        model,
+        new_experts=added,
+        languages=recipe.languages.expanded[group - 1],
+        init=recipe.experts.init,
+        seed=recipe.seed,
+    )
+
+
+def _num_experts(
+    recipe: Recipe, num_layers: int, similarity: SimilarityTable | None
+) -> int | tuple[int, ...]:
+    """Experts of each layer with the frozen one, as if the group were the first."""
+    experts = recipe.experts
+    if experts.allocation is None:
+        return experts.num_experts
+    assert isinstance(experts.num_experts, int)  # the recipe was checked
+    per_layer = (1.0,) * num_layers if similarity is None else similarity.per_layer
+    return allocate(experts.allocation, per_layer, experts.num_experts).num_experts_per_layer
 
 
 def _retention(config: RetentionConfig | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Dense → MoE, what training may move, and writing what was trained."""
 
 from polycycle.surgery.freezing import TrainingStage, freeze_for
-from polycycle.surgery.growing import GrowthPlan, execute_growth, grow, plan_growth
+from polycycle.surgery.growing import GrowthPlan, execute_growth, fill_grown, grow, plan_growth
 from polycycle.surgery.inspecting import (
     Inspection,
     count_active,
@@ -28,6 +28,7 @@ __all__ = [
     "count_trainable",
     "execute_growth",
     "execute_upcycle",
+    "fill_grown",
     "fill_upcycled",
     "freeze_for",
     "grow",

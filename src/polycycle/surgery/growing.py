@@ -144,10 +144,17 @@ def execute_growth(
     if plan.source.folder.resolve() == out.resolve():
         raise UpcycleError(f"{out} is the model itself; write to another folder")
     with folder_when_whole(out) as folder:
-        write_tensors(folder, plan.jobs, progress=progress)
-        write_json(folder / "config.json", plan.config)
-        for file in plan.source.side_files():
-            shutil.copyfile(file, folder / file.name)
+        fill_grown(plan, folder, progress=progress)
+
+
+def fill_grown(
+    plan: GrowthPlan, folder: Path, *, progress: Callable[[TensorJob], None] | None = None
+) -> None:
+    """Carry out a plan in a folder that is already there."""
+    write_tensors(folder, plan.jobs, progress=progress)
+    write_json(folder / "config.json", plan.config)
+    for file in plan.source.side_files():
+        shutil.copyfile(file, folder / file.name)
 
 
 def _keep_the_gate_first(before: list[int], after: list[int]) -> None:

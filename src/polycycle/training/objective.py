@@ -23,12 +23,13 @@ from polycycle.losses import (
     BalanceStatistics,
     PriorForm,
     balance_statistics,
+    group_prior_loss,
     language_classifier_loss,
     language_prior_loss,
     load_balancing_loss,
     router_z_loss,
 )
-from polycycle.modeling import LayerRouting, record_routing
+from polycycle.modeling import LayerRouting, RoutingRecord, record_routing
 from polycycle.training.settings import BalanceScope
 
 
@@ -39,14 +40,14 @@ class StepCounts:
     Attributes:
         tokens: tokens, padding not counted.
         labels: tokens that are predicted.
-        original: tokens of original languages.
+        held: tokens that the prior loss holds to the experts of their group.
         micro_batches: micro-batches that the step is cut into, on each rank.
         ranks: processes.
     """
 
     tokens: int
     labels: int
-    original: int
+    held: int
     micro_batches: int
     ranks: int
 
@@ -56,18 +57,34 @@ class Objective:
     """Which losses are added up, and how.
 
     Attributes:
-        original_ids: language ids of the original languages.
-        num_languages: how many language ids there are.
+        group_ids: group of each language id, 0 for the original languages.
+        owned_experts: per MoE layer, how many experts it had once each group was added; only the
+            group prior reads it.
     """
 
-    original_ids: tuple[int, ...]
-    num_languages: int
+    group_ids: tuple[int, ...]
     balance_coef: float
     balance_scope: BalanceScope
     prior_coef: float
     prior_form: PriorForm
     router_z_coef: float
     classifier_coef: float = 0.0
+    owned_experts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def num_languages(self) -> int:
+        """How many language ids there are."""
+        return len(self.group_ids)
+
+    def group_of(self, language_ids: Tensor) -> Tensor:
+        """Group of each language id; padding has no language and group −1."""
+        table = torch.tensor([*self.group_ids, NO_LANGUAGE], device=language_ids.device)
+        return table[language_ids]
+
+    def is_held(self, groups: Tensor) -> Tensor:
+        """Which tokens the prior holds: of original languages, or of all groups but the newest."""
+        newest = max(self.group_ids) if self.prior_form == "group" else 1
+        return (groups >= 0) & (groups < newest)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,21 +119,21 @@ def count_step(
     batches: list[Mapping[str, Tensor]], objective: Objective, device: torch.device
 ) -> StepCounts:
     """Counts of the optimizer step that consists of these micro-batches, on all ranks."""
-    original = torch.tensor(objective.original_ids)
+    groups = [objective.group_of(batch["language_ids"].cpu()) for batch in batches]
     counts = torch.tensor(
         [
             sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches),
-            sum(int(torch.isin(batch["language_ids"].cpu(), original).sum()) for batch in batches),
-            sum(int((batch["language_ids"] != NO_LANGUAGE).sum()) for batch in batches),
+            sum(int(objective.is_held(each).sum()) for each in groups),
+            sum(int((each >= 0).sum()) for each in groups),
         ],
         device=device,
     )
     ranks = _sum_over_ranks(counts)
-    labels, originals, tokens = counts.tolist()
+    labels, held, tokens = counts.tolist()
     return StepCounts(
         tokens=tokens,
         labels=max(labels, 1),
-        original=originals,
+        held=held,
         micro_batches=len(batches),
         ranks=ranks,
     )
@@ -138,20 +155,13 @@ def compute_losses(
     nats = _token_nats(logits, batch["labels"])
     by_language, labels = _sum_by_language(nats, batch, objective.num_languages)
     language_ids = batch["language_ids"].flatten()
-    is_real = language_ids != NO_LANGUAGE
-    is_original = torch.isin(
-        language_ids, torch.tensor(objective.original_ids, device=language_ids.device)
-    )
+    groups = objective.group_of(language_ids)
+    is_real, is_original = groups >= 0, groups == 0
     statistics = balance_statistics(routing.router_logits, routing.expert_ids, is_real)
     if objective.balance_scope == "global":
         statistics = [_global(layer) for layer in statistics]
     balance = load_balancing_loss(statistics)
-    prior = language_prior_loss(
-        routing.router_logits,
-        is_original,
-        form=objective.prior_form,
-        num_original_tokens=step.original,
-    )
+    prior = _prior_loss(routing, groups, objective, step)
     z = router_z_loss(routing.router_logits, is_real)
     scores = [layer.classifier_scores for layer in routing.layers]
     judged = [score for score in scores if score is not None]
@@ -181,6 +191,21 @@ def compute_losses(
         classifier=classifier.detach(),
         routing=[_detached(layer) for layer in routing.layers],
         language_ids=language_ids,
+    )
+
+
+def _prior_loss(
+    routing: RoutingRecord, groups: Tensor, objective: Objective, step: StepCounts
+) -> Tensor:
+    if objective.prior_form == "group":
+        return group_prior_loss(
+            routing.router_logits, groups, objective.owned_experts, num_tokens=step.held
+        )
+    return language_prior_loss(
+        routing.router_logits,
+        groups == 0,
+        form=objective.prior_form,
+        num_original_tokens=step.held,
     )
 
 

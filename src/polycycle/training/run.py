@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -146,8 +147,8 @@ def _build(
         args,
         dataset,
         objective=Objective(
-            original_ids=groups.ids_of(groups.all_original),
-            num_languages=len(groups.all),
+            group_ids=tuple(groups.group_of(language) for language in groups.all),
+            owned_experts=_owned_experts(model.config),
             balance_coef=settings.balance_coef,
             balance_scope=settings.balance_scope,
             prior_coef=settings.prior_coef,
@@ -167,6 +168,15 @@ def _build(
         trainer.remove_callback(callback)
     trainer.add_callback(ProgressBar(stage.replace("_", "-"), getattr(dataset, "num_tokens", 0)))
     return trainer
+
+
+def _owned_experts(config: Any) -> tuple[tuple[int, ...], ...]:
+    """Per MoE layer, how many experts it had at first, and after each group."""
+    return tuple(
+        tuple(accumulate([1, *(group[layer] for group in config.new_experts_by_group)]))
+        for layer, count in enumerate(config.num_experts_per_layer)
+        if count > 1
+    )
 
 
 def _arguments(
