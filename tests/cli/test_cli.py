@@ -17,12 +17,14 @@ VERBS = [
     "grow",
     "inspect",
     "microworld",
+    "pack",
     "plan",
     "post-pretrain",
     "report",
     "review",
     "run",
     "similarity",
+    "unpack",
     "upcycle",
 ]
 
@@ -133,3 +135,17 @@ def test_grow_appends_a_group_and_says_what_came_out(tmp_path):
     assert config["language_groups"]["expanded"][-1] == ["bn", "hi"]
     assert call(*grown, "1").exit_code == 1  # the folder is there
     assert "--new-experts 'two'" in call(*grown, "two", "--force").output
+
+
+def test_pack_and_unpack_say_what_they_wrote(tmp_path):
+    save_dense(tmp_path / "dense")
+    call("upcycle", tmp_path / "dense", tmp_path / "moe", "--num-experts", 3)
+    packed = call("pack", tmp_path / "moe", tmp_path / "pack")
+    assert packed.exit_code == 0, packed.output
+    assert "are left out" in packed.output
+    back = call("unpack", tmp_path / "dense", tmp_path / "pack", tmp_path / "back")
+    assert back.exit_code == 0, back.output
+    assert (tmp_path / "back" / "model.safetensors").exists()
+    again = call("pack", tmp_path / "moe", tmp_path / "pack")
+    assert again.exit_code == 1
+    assert "--force" in again.output

@@ -10,6 +10,7 @@ import pytest
 from polycycle.languages import LanguageGroups
 from polycycle.report import write_report
 from polycycle.report.page import page
+from polycycle.report.tables import task_tables
 from polycycle.report.wording import count, decimal, duration, percent
 from polycycle.results import load_result
 from tests.results.example import example_result
@@ -23,6 +24,7 @@ CASES = {
         "with_questions": False,
         "with_review": False,
         "with_routing": False,
+        "with_tasks": False,
         "curves": (),
         "alarms": (),
         "data": (),
@@ -89,6 +91,9 @@ def test_every_number_of_the_result_stands_on_the_page():
         for scores in model.scores.values():
             assert percent(scores.accuracy) in text
             assert decimal(scores.bits_per_byte, 3) in text
+            for task in scores.tasks.values():
+                assert percent(task.exact_match) in text
+                assert decimal(task.chrf, 1) in text
     for scores in result.final.scores.values():
         assert decimal(scores.kl_from_base, 4) in text
         assert percent(scores.expert0_share) in text
@@ -105,6 +110,23 @@ def test_every_number_of_the_result_stands_on_the_page():
     assert all(alarm.message in text for alarm in result.alarms)
     assert result.environment.torch in text
     assert "learning_rate: 5.0e-05" in text
+
+
+def test_a_task_has_a_row_for_each_language_that_it_was_done_in():
+    (_, first), (name, table) = task_tables(example_result())
+    assert name == "translation"
+    original, unseen, expanded = table.sections
+    assert [len(section.rows) for section in table.sections] == [2, 2, 6]  # none into English
+    assert len(first.sections[0].rows) == 3
+    assert {len(row) for row in (*unseen.rows, expanded.average)} == {len(table.headings)} == {8}
+    spanish = original.rows[1]
+    review = example_result().final.scores["es"].tasks["translation"]
+    assert (spanish[3], spanish[6]) == (percent(review.exact_match), decimal(review.chrf, 1))
+    assert spanish[7] == "200"
+    chinese = example_result().final.scores["zh"].tasks["translation"]
+    assert original.average[6] == decimal((review.chrf + chinese.chrf) / 2, 1)
+    without = page(example_result(with_tasks=False))
+    assert "Tasks" not in without
 
 
 def test_html_in_names_is_shown_not_obeyed():

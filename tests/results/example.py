@@ -16,6 +16,7 @@ from polycycle.results import (
     RunResult,
     StageCost,
     StageCurves,
+    TaskScore,
     ValidationPoint,
 )
 
@@ -47,6 +48,7 @@ def example_result(
     with_questions: bool = True,
     with_review: bool = True,
     with_routing: bool = True,
+    with_tasks: bool = True,
     **change: Any,
 ) -> RunResult:
     """A result, with parts left out or fields replaced by keyword."""
@@ -58,7 +60,7 @@ def example_result(
         "languages": LANGUAGES,
         "seed": 17,
         "base": "example-org/dense-1b",
-        "models": tuple(_model(name, with_questions, with_routing) for name in names),
+        "models": tuple(_model(name, with_questions, with_routing, with_tasks) for name in names),
         "curves": tuple(_curves(stage) for stage in stages),
         "alarms": _alarms(),
         "data": _data(with_review),
@@ -68,7 +70,9 @@ def example_result(
     return RunResult(**{**fields, **change})
 
 
-def _scores(name: str, language: str, with_questions: bool) -> LanguageScores:
+def _scores(
+    name: str, language: str, with_questions: bool, with_tasks: bool = False
+) -> LanguageScores:
     group = LANGUAGES.group_of(language)
     accuracy, bits = BASE[language]
     spread = (sum(map(ord, language)) % 7) / 1000
@@ -92,7 +96,17 @@ def _scores(name: str, language: str, with_questions: bool) -> LanguageScores:
         questions=1_200 if with_questions else None,
         kl_from_base=None if name == "base" else (1.9 if group else 0.004 + spread),
         expert0_share=None if name == "base" else _expert0(name, language, LAYERS // 2),
+        tasks=_tasks(language, accuracy) if with_tasks else {},
     )
+
+
+def _tasks(language: str, accuracy: float) -> dict[str, TaskScore]:
+    """English is no target of translation."""
+    found = {
+        "instructions": TaskScore(examples=160, exact_match=accuracy / 2, chrf=88 * accuracy),
+        "translation": TaskScore(examples=200, exact_match=accuracy / 7, chrf=57 * accuracy),
+    }
+    return found if language != "en" else {"instructions": found["instructions"]}
 
 
 def _expert0(name: str, language: str, layer: int) -> float:
@@ -108,7 +122,7 @@ def _usage(name: str, language: str, layer: int) -> tuple[float, ...]:
     return (frozen, *((1 - frozen) * part / sum(rest) for part in rest))
 
 
-def _model(name: str, with_questions: bool, with_routing: bool) -> ModelScores:
+def _model(name: str, with_questions: bool, with_routing: bool, with_tasks: bool) -> ModelScores:
     routing = RoutingTable(
         num_experts=(EXPERTS,) * LAYERS,
         moe_layers=tuple(range(LAYERS)),
@@ -129,7 +143,7 @@ def _model(name: str, with_questions: bool, with_routing: bool) -> ModelScores:
         base_hash=HASH,
         parameters_total=1_100_048_384 if dense else 4_320_157_696,
         parameters_active=1_100_048_384 if dense else 1_744_070_656,
-        scores={tag: _scores(name, tag, with_questions) for tag in LANGUAGES.all},
+        scores={tag: _scores(name, tag, with_questions, with_tasks) for tag in LANGUAGES.all},
         routing=routing if with_routing and not dense else None,
     )
 

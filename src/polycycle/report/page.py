@@ -54,6 +54,7 @@ def page(result: RunResult) -> str:
         chance=_chance(result),
         bits_table=tables.scores_table(result, "bits_per_byte"),
         details_table=tables.details_table(result),
+        task_tables=tables.task_tables(result),
         curves=figures.curves(result),
         expert0_maps=[*figures.expert0_maps(result), *figures.judged_maps(result)],
         gate_table=tables.gate_table(result),

@@ -1,6 +1,6 @@
 """The report's tables: every cell a string with its unit in the heading or in itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -24,6 +24,7 @@ from polycycle.results import (
     Measure,
     RetentionPoint,
     RunResult,
+    TaskScore,
     average,
     average_gain,
     average_retention,
@@ -119,49 +120,40 @@ def task_tables(result: RunResult) -> list[tuple[str, Table]]:
         *((model_title(model), "chrF") for model in models),
         ("Answers", ""),
     )
-    found = [scores.tasks for model in result.models for scores in model.scores.values()]
-    names = dict.fromkeys(name for tasks in found for name in tasks)
-    return [
-        (
-            name,
-            Table(
-                headings=headings,
-                sections=tuple(
-                    section
-                    for group in groups_of(result)
-                    if (section := _task_section(result, group, models, name)).rows
-                ),
-            ),
-        )
-        for name in names
-    ]
+    names = dict.fromkeys(name for one in result.final.scores.values() for name in one.tasks)
+    tables = []
+    for name in names:
+        sections = [_task_section(result, group, models, name) for group in groups_of(result)]
+        filled = tuple(section for section in sections if section.rows)
+        tables.append((name, Table(headings=headings, sections=filled)))
+    return tables
 
 
 def _task_section(result: RunResult, group: Group, models: Sequence[str], name: str) -> Section:
-    def scores_in(tag: str) -> list[TaskScore | None]:
+    def in_language(tag: str) -> list[TaskScore | None]:
         measured = [scores_of(result, model, tag) for model in models]
         return [None if one is None else one.tasks.get(name) for one in measured]
-
-    by_language = {tag: scores_in(tag) for tag in group.languages}
-    exact = {t: [one and one.exact_match for one in by_language[t]] for t in by_language}
-    chrf = {t: [one and one.chrf for one in by_language[t]] for t in by_language}
-    answers = {t: next((one.examples for one in by_language[t] if one), None) for t in by_language}
-    known = [tag for tag in group.languages if answers[tag] is not None]
 
     def row(
         title: str, shares: Iterable[float | None], chrfs: Iterable[float | None], answers: str
     ) -> tuple[str, ...]:
-        return (title, *map(percent, shares), *(decimal(value, 1) for value in chrfs), answers)
+        return (title, *map(percent, shares), *(decimal(chrf, 1) for chrf in chrfs), answers)
 
-    rows = tuple(
-        row(language_cell(tag), exact[tag], chrf[tag], count(answers[tag])) for tag in known
+    rows, all_shares, all_chrfs = [], [], []
+    for tag in group.languages:
+        scores = in_language(tag)
+        if scores[-1] is None:
+            continue
+        all_shares.append([None if one is None else one.exact_match for one in scores])
+        all_chrfs.append([None if one is None else one.chrf for one in scores])
+        answers = count(scores[-1].examples)
+        rows.append(row(language_cell(tag), all_shares[-1], all_chrfs[-1], answers))
+    shares, chrfs = (
+        [average(column) for column in zip(*values, strict=True)]
+        for values in (all_shares, all_chrfs)
     )
-    means = (
-        [average(column) for column in zip(*(of[tag] for tag in known), strict=True)]
-        for of in (exact, chrf)
-    )
-    mean = row("Average", *means, "") if len(rows) > 1 else ()
-    return Section(title=group.title, rows=rows, average=mean)
+    mean = row("Average", shares, chrfs, "") if len(rows) > 1 else ()
+    return Section(title=group.title, rows=tuple(rows), average=mean)
 
 
 def details_table(result: RunResult) -> Table:

@@ -9,6 +9,7 @@ from polycycle.surgery.inspecting import (
     inspect_checkpoint,
 )
 from polycycle.surgery.new_tensors import ExpertInit
+from polycycle.surgery.packs import pack, unpack
 from polycycle.surgery.saving import write_trained
 from polycycle.surgery.upcycling import (
     UpcyclePlan,
@@ -33,8 +34,10 @@ __all__ = [
     "freeze_for",
     "grow",
     "inspect_checkpoint",
+    "pack",
     "plan_growth",
     "plan_upcycle",
+    "unpack",
     "upcycle",
     "write_trained",
 ]

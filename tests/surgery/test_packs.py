@@ -1,0 +1,53 @@
+"""Language packs: smaller by the base, and back bit for bit."""
+
+import pytest
+import torch
+
+from polycycle.checkpoint import content_hash, open_checkpoint
+from polycycle.errors import CheckpointError, UpcycleError
+from polycycle.surgery import grow, pack, unpack, upcycle
+from tests.surgery.test_growing import finished
+from tests.tiny import FAMILIES, load, save_dense, token_ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_base_and_pack_are_the_model_bit_for_bit(tmp_path, family):
+    model = finished(tmp_path, family, classifier_layers=[2], exact_retention=True)
+    left_out = pack(model, tmp_path / "pack")
+    base, packed = open_checkpoint(tmp_path / "dense"), open_checkpoint(tmp_path / "pack")
+    assert not set(base.tensors) & set(packed.tensors)
+    assert left_out == sum(info.num_bytes for info in base.tensors.values())
+    unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "back")
+    assert content_hash(open_checkpoint(tmp_path / "back")) == content_hash(open_checkpoint(model))
+    ids = token_ids(2, 12)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "back")(ids).logits, load(model)(ids).logits)
+
+
+def test_the_last_group_can_be_left_out(tmp_path):
+    model = finished(tmp_path)
+    grow(model, tmp_path / "g2", new_experts=(2, 0, 1), languages=("bn",))
+    pack(tmp_path / "g2", tmp_path / "pack")
+    unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "first", groups=1)
+    back = open_checkpoint(tmp_path / "first")
+    assert content_hash(back) == content_hash(open_checkpoint(model))
+    assert back.config["num_experts_per_layer"] == [3, 1, 4]
+    assert back.config["language_groups"]["expanded"] == [["el", "tr"]]
+    load(tmp_path / "first")
+    with pytest.raises(UpcycleError, match="the pack has 2"):
+        unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "third", groups=3)
+
+
+def test_a_wrong_base_and_what_is_no_pack_are_refused(tmp_path):
+    model = finished(tmp_path)
+    pack(model, tmp_path / "pack")
+    other = save_dense(tmp_path / "other", initializer_range=0.2)
+    with pytest.raises(CheckpointError, match="not the base of this pack"):
+        unpack(other, tmp_path / "pack", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="no language pack"):
+        unpack(tmp_path / "dense", model, tmp_path / "out")
+    with pytest.raises(UpcycleError, match="has a pack"):
+        pack(tmp_path / "dense", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    upcycle(tmp_path / "dense", tmp_path / "again", num_experts=2)
+    pack(tmp_path / "again", tmp_path / "small")
