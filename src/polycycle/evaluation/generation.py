@@ -30,8 +30,8 @@ def complete_prompts(
     """What the model writes after each prompt, always taking the most probable token.
 
     A completion ends before its first end-of-document token or newline: a model that was never
-    taught to stop starts a new line instead, and goes on. It depends on its own prompt alone,
-    whatever stands in the batch: prompts of the same number of tokens go together, unpadded.
+    taught to stop starts a new line instead, and goes on. But for rounding it depends on its own
+    prompt alone: only prompts of the same number of tokens go together, so none is padded.
 
     Args:
         model: dense or upcycled; generation settings that came with it are not used.
