@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from polycycle.errors import PolycycleError
+from polycycle.errors import ConfigError, PolycycleError
 from polycycle.ranks import is_first_rank
 
 app = typer.Typer(
@@ -46,6 +47,16 @@ def verb(name: str, panel: str) -> Callable[[Callable[..., None]], Callable[...,
         return function
 
     return register
+
+
+def refuse_existing(folder: Path, *, may_exist: bool) -> None:
+    """Refuse to write over a folder.
+
+    Raises:
+        ConfigError: it is there, and nobody said --force.
+    """
+    if folder.exists() and not may_exist:
+        raise ConfigError(f"{folder} exists already; choose another folder, or say --force")
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
 """`polycycle grow`: a second group of languages on top of the first."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from polycycle.cli.app import err, out, tell, verb
-from polycycle.cli.upcycle import parse_counts
+from polycycle.cli.app import refuse_existing, tell, verb
+from polycycle.cli.upcycle import bytes_bar, check_init, parse_counts, print_jobs
 
 
 @verb("grow", "Steps")
@@ -35,17 +34,12 @@ def grow(
     Everything that is there stays bit for bit, and so does what the model computes: the new group
     is masked until its training begins.
     """
-    from rich.progress import Progress
-
     from polycycle.checkpoint import open_checkpoint
-    from polycycle.errors import ConfigError
     from polycycle.surgery import execute_growth, plan_growth
 
     counts = parse_counts("--new-experts", new_experts)
-    if init not in ("copy", "random"):
-        raise ConfigError(f"--init {init!r}: choose copy or random")
-    if folder.exists() and not force and not dry_run:
-        raise ConfigError(f"{folder} exists already; choose another folder, or say --force")
+    check_init(init)
+    refuse_existing(folder, may_exist=force or dry_run)
     plan = plan_growth(
         open_checkpoint(model),
         new_experts=counts,
@@ -54,12 +48,10 @@ def grow(
         seed=seed,
     )
     if dry_run:
-        jobs = [{"name": j.name, "dtype": j.dtype, "shape": j.shape} for j in plan.jobs]
-        out.print_json(json.dumps({"bytes": plan.num_bytes, "tensors": jobs}))
+        print_jobs(plan.jobs)
         return
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("growing", total=plan.num_bytes)
-        execute_growth(plan, folder, progress=lambda job: bar.advance(task, job.num_bytes))
+    with bytes_bar("growing", plan.num_bytes) as progress:
+        execute_growth(plan, folder, progress=progress)
     tell(
         f"wrote {folder}: group {plan.group}, experts per layer "
         f"{plan.config['num_experts_per_layer']}, {plan.num_bytes / 1e9:.2f} GB"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from polycycle.cli.app import tell, verb
+from polycycle.cli.app import refuse_existing, tell, verb
 
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 
@@ -23,7 +23,7 @@ def pack(
     """
     from polycycle.surgery import pack as write_pack
 
-    _refuse_existing(folder, force)
+    refuse_existing(folder, may_exist=force)
     saved = write_pack(model, folder)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     tell(f"wrote {folder}: {size / 1e6:,.1f} MB; the base's {saved / 1e6:,.1f} MB are left out")
@@ -45,13 +45,6 @@ def unpack(
     """Put a language pack onto its base; a base with other weights is refused."""
     from polycycle.surgery import unpack as restore
 
-    _refuse_existing(folder, force)
+    refuse_existing(folder, may_exist=force)
     restore(base, pack_folder, folder, groups=groups, revision=revision)
     tell(f"wrote {folder}")
-
-
-def _refuse_existing(folder: Path, force: bool) -> None:
-    from polycycle.errors import ConfigError
-
-    if folder.exists() and not force:
-        raise ConfigError(f"{folder} exists already; choose another folder, or say --force")

@@ -1,12 +1,18 @@
 """`polycycle upcycle`: dense checkpoint in, mixture of experts out."""
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polycycle.cli.app import err, out, tell, verb
+from polycycle.cli.app import err, out, refuse_existing, tell, verb
+from polycycle.errors import ConfigError
+
+if TYPE_CHECKING:
+    from polycycle.checkpoint import TensorJob
 
 
 @verb("upcycle", "Steps")
@@ -36,17 +42,12 @@ def upcycle(
     Expert 0 is the original block; the others start as copies of it, so the result computes what
     the dense model computes. Works tensor by tensor: memory for the largest tensor is enough.
     """
-    from rich.progress import Progress
-
     from polycycle.checkpoint import open_checkpoint
-    from polycycle.errors import ConfigError
     from polycycle.surgery import execute_upcycle, plan_upcycle
 
     counts = parse_counts("--num-experts", num_experts)
-    if init not in ("copy", "random"):
-        raise ConfigError(f"--init {init!r}: choose copy or random")
-    if folder.exists() and not force and not dry_run:
-        raise ConfigError(f"{folder} exists already; choose another folder, or say --force")
+    check_init(init)
+    refuse_existing(folder, may_exist=force or dry_run)
     checkpoint = open_checkpoint(dense, revision=revision)
     plan = plan_upcycle(
         checkpoint,
@@ -57,15 +58,39 @@ def upcycle(
         seed=seed,
     )
     if dry_run:
-        jobs = [{"name": j.name, "dtype": j.dtype, "shape": j.shape} for j in plan.jobs]
-        out.print_json(json.dumps({"bytes": plan.num_bytes, "tensors": jobs}))
+        print_jobs(plan.jobs)
         return
-    with Progress(console=err, transient=True) as bar:
-        task = bar.add_task("upcycling", total=plan.num_bytes)
-        execute_upcycle(plan, folder, progress=lambda job: bar.advance(task, job.num_bytes))
+    with bytes_bar("upcycling", plan.num_bytes) as progress:
+        execute_upcycle(plan, folder, progress=progress)
     if not checkpoint.has_tokenizer:
         tell(f"note: {dense} has no tokenizer, so {folder} has none either; training needs one")
     tell(f"wrote {folder}: {len(plan.jobs)} tensors, {plan.num_bytes / 1e9:.2f} GB")
+
+
+def check_init(init: str) -> None:
+    """Refuse an --init that there is not.
+
+    Raises:
+        ConfigError: naming what there is.
+    """
+    if init not in ("copy", "random"):
+        raise ConfigError(f"--init {init!r}: choose copy or random")
+
+
+def print_jobs(jobs: Sequence["TensorJob"]) -> None:
+    """The tensors that would be written, as JSON on standard output."""
+    rows = [{"name": job.name, "dtype": job.dtype, "shape": job.shape} for job in jobs]
+    out.print_json(json.dumps({"bytes": sum(job.num_bytes for job in jobs), "tensors": rows}))
+
+
+@contextmanager
+def bytes_bar(doing: str, num_bytes: int) -> Iterator[Callable[["TensorJob"], None]]:
+    """A bar on the terminal; the block is given what to call after each tensor."""
+    from rich.progress import Progress
+
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task(doing, total=num_bytes)
+        yield lambda job: bar.advance(task, job.num_bytes)
 
 
 def parse_counts(option: str, text: str) -> int | tuple[int, ...]:
@@ -74,8 +99,6 @@ def parse_counts(option: str, text: str) -> int | tuple[int, ...]:
     Raises:
         ConfigError: naming the option.
     """
-    from polycycle.errors import ConfigError
-
     try:
         counts = tuple(int(part) for part in text.split(","))
     except ValueError as error:
