@@ -42,6 +42,13 @@ def test_paper_values_are_the_defaults():
     assert (recipe.review.replay_documents, recipe.review.expanded_documents) == (50_000, 100_000)
 
 
+def test_expanded_languages_may_come_in_several_groups():
+    languages = {"original": ["en", "zh"], "expanded": [["el", "hu"], ["bn"]]}
+    groups = parse_recipe(settings(languages=languages)).languages.groups()
+    assert [list(group) for group in groups.expanded] == [["el", "hu"], ["bn"]]
+    assert list(groups.all_expanded) == ["el", "hu", "bn"]
+
+
 def test_all_problems_are_reported_together_with_their_keys():
     wrong = settings(
         post_pretrain={"tokens": 0, "lerning_rate": 1}, experts={"num_experts": 1}, colour="red"
@@ -81,7 +88,6 @@ def test_all_problems_are_reported_together_with_their_keys():
         ),
         ({"languages": {"original": ["en"], "expanded": ["en"]}}, "more than one group"),
         ({"languages": {"original": ["english"], "expanded": ["el"]}}, "not a language tag"),
-        ({"languages": {"original": ["en"], "expanded": [["el"], ["bn"]]}}, "lifelong"),
     ],
 )
 def test_settings_that_contradict_or_do_nothing_are_refused(changes, message):
