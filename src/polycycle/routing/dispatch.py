@@ -4,7 +4,8 @@ Letters: N tokens, K experts per token, M = N·K assignments sorted by expert, E
 groups, D hidden size, F intermediate size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -81,8 +82,10 @@ class _NewExperts(torch.autograd.Function):
     """Gated feed-forward of packed experts over rows sorted by expert.
 
     Written out because autograd's own way through `pack[expert]` allocates and adds a gradient the
-    size of the whole pack for every expert. Here each expert's weight gradient is written straight
-    into its slice. Saved for the backward pass: inputs [M, D] and the gate-and-up product [M, 2F].
+    size of the whole pack for every expert. Here one expert's rows are finished before the next
+    one's, in both directions: what lies between two products is no larger than those rows, and a
+    weight gradient is written straight into its slice. Saved for the backward pass: inputs [M, D]
+    and the gate-and-up product [M, 2F].
     """
 
     @staticmethod
@@ -91,12 +94,11 @@ class _NewExperts(torch.autograd.Function):
     ) -> Tensor:
         gate_ups, downs = packs[::2], packs[1::2]
         product = inputs_MD.new_empty(len(inputs_MD), gate_ups[0].shape[1])
-        for rows, weight in _slices(counts, gate_ups):
-            torch.mm(inputs_MD[rows], weight.t(), out=product[rows])
-        inner = _gated(product, act_fn)
         output = torch.empty_like(inputs_MD)
-        for rows, weight in _slices(counts, downs):
-            torch.mm(inner[rows], weight.t(), out=output[rows])
+        for group, expert, rows in _experts(counts, downs):
+            torch.mm(inputs_MD[rows], gate_ups[group][expert].t(), out=product[rows])
+            gate, up = product[rows].chunk(2, dim=-1)
+            torch.mm(act_fn(gate) * up, downs[group][expert].t(), out=output[rows])
         ctx.save_for_backward(inputs_MD, product, *packs)
         ctx.counts, ctx.act_fn = counts, act_fn
         return output
@@ -106,61 +108,44 @@ class _NewExperts(torch.autograd.Function):
     def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor | None, ...]:
         inputs, product, *packs = ctx.saved_tensors
         gate_ups, downs = packs[::2], packs[1::2]
-        grad_MD = grad_MD.contiguous()
         needs_input, _, _, *needs_packs = ctx.needs_input_grad
-        grad_inner = product.new_empty(len(product), product.shape[1] // 2)
-        for rows, weight in _slices(ctx.counts, downs):
-            torch.mm(grad_MD[rows], weight, out=grad_inner[rows])
-        with torch.enable_grad():
-            leaf = product.detach().requires_grad_()
-            inner = _gated(leaf, ctx.act_fn)
-        (grad_product,) = torch.autograd.grad(inner, leaf, grad_inner)
-        grad_input = None
-        if needs_input:
-            grad_input = torch.empty_like(inputs)
-            for rows, weight in _slices(ctx.counts, gate_ups):
-                torch.mm(grad_product[rows], weight, out=grad_input[rows])
-        grads_gate_up = _weight_grads(grad_product, inputs, ctx.counts, gate_ups, needs_packs[::2])
-        grads_down = _weight_grads(grad_MD, inner.detach(), ctx.counts, downs, needs_packs[1::2])
-        grads = [g for pair in zip(grads_gate_up, grads_down, strict=True) for g in pair]
+        grad_MD = grad_MD.contiguous()
+        grad_input = torch.empty_like(inputs) if needs_input else None
+        grads = [
+            torch.empty_like(pack) if is_needed else None
+            for pack, is_needed in zip(packs, needs_packs, strict=True)
+        ]
+        for group, expert, rows in _experts(ctx.counts, downs):
+            grad_inner = torch.mm(grad_MD[rows], downs[group][expert])
+            inner, grad_product = _gated_backward(product[rows], grad_inner, ctx.act_fn)
+            if grad_input is not None:
+                torch.mm(grad_product, gate_ups[group][expert], out=grad_input[rows])
+            grad_gate_up, grad_down = grads[2 * group : 2 * group + 2]
+            if grad_gate_up is not None:
+                torch.mm(grad_product.t(), inputs[rows], out=grad_gate_up[expert])
+            if grad_down is not None:
+                torch.mm(grad_MD[rows].t(), inner, out=grad_down[expert])
         return grad_input, None, None, *grads
 
 
-def _gated(product_M2F: Tensor, act_fn: Activation) -> Tensor:
-    """act(gate) · up, [M, F]."""
-    gate, up = product_M2F.chunk(2, dim=-1)
-    return act_fn(gate) * up
+def _experts(counts: list[int], packs: Sequence[Tensor]) -> Iterator[tuple[int, int, slice]]:
+    """Group, place in the group's pack, and rows of every expert; an idle one has no rows."""
+    places = [(group, expert) for group, pack in enumerate(packs) for expert in range(len(pack))]
+    ends = accumulate(counts)
+    for (group, expert), count, end in zip(places, counts, ends, strict=True):
+        yield group, expert, slice(end - count, end)
 
 
-def _slices(counts: list[int], packs: Sequence[Tensor]) -> list[tuple[slice, Tensor]]:
-    """Row range and weight of every expert that has rows, over all groups."""
-    experts = [weight for pack in packs for weight in pack.unbind()]
-    found, start = [], 0
-    for count, weight in zip(counts, experts, strict=True):
-        if count:
-            found.append((slice(start, start + count), weight))
-        start += count
-    return found
-
-
-def _weight_grads(
-    grad_out: Tensor,
-    inputs: Tensor,
-    counts: list[int],
-    packs: Sequence[Tensor],
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradient of each pack: gradᵀ · inputs per expert, zero for an expert without rows."""
-    grads: list[Tensor | None] = []
-    start = expert = 0
-    for pack, is_needed in zip(packs, needs, strict=True):
-        grad = torch.empty_like(pack) if is_needed else None
-        for index in range(len(pack)):
-            rows = slice(start, start + counts[expert])
-            if grad is not None and counts[expert]:
-                torch.mm(grad_out[rows].t(), inputs[rows], out=grad[index])
-            elif grad is not None:
-                grad[index].zero_()
-            start, expert = rows.stop, expert + 1
-        grads.append(grad)
-    return grads
+def _gated_backward(
+    product_n2F: Tensor, grad_n_F: Tensor, act_fn: Activation
+) -> tuple[Tensor, Tensor]:
+    """act(gate) · up [n, F], computed again, and the gradient [n, 2F] of gate and up."""
+    gate, up = product_n2F.chunk(2, dim=-1)
+    grad_product = torch.empty_like(product_n2F)
+    grad_gate, grad_up = grad_product.chunk(2, dim=-1)
+    with torch.enable_grad():
+        leaf = gate.detach().requires_grad_()
+        activated = act_fn(leaf)
+    torch.mul(grad_n_F, activated.detach(), out=grad_up)
+    grad_gate.copy_(torch.autograd.grad(activated, leaf, grad_n_F * up)[0])
+    return activated.detach() * up, grad_product
