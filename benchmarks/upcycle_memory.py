@@ -1,6 +1,6 @@
 """Peak memory of `polycycle upcycle` on a synthetic checkpoint of 2 GB or more.
 
-    python benchmarks/upcycle_memory.py [--layers 8] [--hidden 2048] [--num-experts 6]
+    python benchmarks/upcycle_memory.py [--layers 8] [--hidden 2048] [--num-experts 6] [--json FILE]
 
 Prints JSON: bytes of the dense model, of the result, of its largest tensor, and the peak resident
 memory of the upcycling process. The promise: at most the largest output tensor plus 1 GB.
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=14)
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--num-experts", type=int, default=6)
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         dense, out = Path(temporary) / "dense", Path(temporary) / "moe"
@@ -85,9 +86,10 @@ def main() -> None:
         "kept": peak <= largest + 1e9,
         "seconds": seconds,
     }
-    print(
-        json.dumps({key: round(v, 2) if isinstance(v, float) else v for key, v in result.items()})
-    )
+    text = json.dumps({key: round(v, 2) if isinstance(v, float) else v for key, v in result.items()})
+    print(text)
+    if args.json:
+        args.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":
