@@ -86,7 +86,8 @@ def main() -> None:
         "kept": peak <= largest + 1e9,
         "seconds": seconds,
     }
-    text = json.dumps({key: round(v, 2) if isinstance(v, float) else v for key, v in result.items()})
+    rounded = {key: round(v, 2) if isinstance(v, float) else v for key, v in result.items()}
+    text = json.dumps(rounded)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")
