@@ -302,3 +302,30 @@ def test_a_run_of_two_sharded_processes_writes_each_stage_once(recipe_settings, 
     base = load_file(tmp_path / "base" / "model.safetensors")
     tensors = load_file(tmp_path / "run" / "review" / "model.safetensors")
     assert all(torch.equal(tensors[name], tensor) for name, tensor in base.items())
+
+
+def test_a_second_group_in_the_published_form_copies_the_most_used_expert(
+    recipe_settings, tmp_path
+):
+    recipe_settings["languages"] = {"original": ["en"], "expanded": [["el"], ["tr"]]}
+    recipe_settings["experts"]["growth"] = {"routers": "redraw", "copy_from": "most_used"}
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    routing = result.model("review").routing
+    review, grown, second = (
+        load_file(tmp_path / "run" / name / "model.safetensors")
+        for name in ("review", "grow-g2", "post-pretrain-g2")
+    )
+    for position, layer in enumerate(routing.moe_layers):
+        mlp = f"model.layers.{layer}.mlp"
+        usage = routing.usage["tr"][position]
+        most_used = usage.index(max(usage))
+        experts = [
+            review[f"{mlp}.down_proj.weight"],
+            *review[f"{mlp}.experts.g1.down_proj"],
+        ]
+        assert torch.equal(grown[f"{mlp}.experts.g2.down_proj"][0], experts[most_used])
+        rows = f"{mlp}.router.rows.g1"
+        assert not torch.equal(grown[rows], review[rows])
+        assert not torch.equal(second[rows], grown[rows])
+        old_experts = f"{mlp}.experts.g1.down_proj"
+        assert torch.equal(second[old_experts], review[old_experts])

@@ -1,5 +1,7 @@
 """Growing: nothing changes until the new group trains, and the earlier groups never do."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -116,9 +118,48 @@ def test_inspection_counts_what_the_next_stages_train(tmp_path):
         assert seen.parameters_trainable[stage] == expected
 
 
+def test_new_experts_may_be_copies_of_any_expert_that_is_there(tmp_path):
+    source = finished(tmp_path)
+    grow(source, tmp_path / "g2", new_experts=(2, 1, 1), copy_from=(2, 0, 3))
+    grown = load_file(tmp_path / "g2" / "model.safetensors")
+    for part in ("gate_up_proj", "down_proj"):
+        for layer, place in ((0, 1), (2, 2)):
+            experts = f"model.layers.{layer}.mlp.experts"
+            for expert in grown[f"{experts}.g2.{part}"]:
+                assert torch.equal(expert, grown[f"{experts}.g1.{part}"][place])
+    original = grown["model.layers.1.mlp.down_proj.weight"]
+    assert torch.equal(grown["model.layers.1.mlp.experts.g2.down_proj"][0], original)
+    # A third group can copy from the second: experts are counted over all groups.
+    ready = {**open_checkpoint(tmp_path / "g2").config, "masked_groups": None}
+    (tmp_path / "g2" / "config.json").write_text(json.dumps(ready))
+    grow(tmp_path / "g2", tmp_path / "g3", new_experts=(1, 0, 0), copy_from=(4, 0, 0))
+    third = load_file(tmp_path / "g3" / "model.safetensors")
+    down = "model.layers.0.mlp.experts.{}.down_proj".format
+    assert torch.equal(third[down("g3")][0], grown[down("g2")][1])
+
+
+def test_the_published_form_draws_all_routers_anew_and_trains_all_their_rows(tmp_path):
+    source = finished(tmp_path, classifier_layers=(2,))
+    grow(source, tmp_path / "g2", new_experts=(2, 3, 1), redraw_routers=True)
+    old = load_file(source / "model.safetensors")
+    new = load_file(tmp_path / "g2" / "model.safetensors")
+    rows = {name for name in old if ".router.rows." in name}
+    classifier = "model.layers.2.mlp.router.classifier.weight"
+    changed = {name for name, tensor in old.items() if not torch.equal(new[name], tensor)}
+    assert changed == {*rows, classifier}
+    assert not new[classifier].any()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "g2", masked_groups=[])
+    names = set(freeze_for(model, "post_pretrain"))
+    assert names == {name for name in new if ".router.rows." in name or ".experts.g2." in name}
+    seen = inspect_checkpoint(open_checkpoint(tmp_path / "g2"))
+    assert seen.parameters_trainable["post_pretrain"] == sum(new[name].numel() for name in names)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"new_experts": 1, "copy_from": (0, 1, 0)}, "layer 1 has no expert 1"),
+        ({"new_experts": 1, "copy_from": (0, 1)}, "copy_from has 2 entries"),
         ({"new_experts": 0}, "at least one layer"),
         ({"new_experts": (1, 2)}, "2 entries, but the model has 3 layers"),
         ({"new_experts": (1, -1, 0)}, "layer 1"),

@@ -20,9 +20,18 @@ def grow(
     languages: Annotated[
         str, typer.Option(help="Languages of the new group, for its config: bn,hi,ne.")
     ] = "",
-    init: Annotated[
-        str, typer.Option(help="New experts: `copy` of the original, or `random`.")
-    ] = "copy",
+    init: Annotated[str, typer.Option(help="New experts: `copy`, or `random`.")] = "copy",
+    copy_from: Annotated[
+        str, typer.Option(help="The expert to copy: 0, the original, or per layer 0,2,1,…")
+    ] = "0",
+    redraw_routers: Annotated[
+        bool,
+        typer.Option(
+            "--redraw-routers",
+            help="Draw all routers anew, as LayerMoE's released code does. What the model routes "
+            "today is forgotten; without this, earlier groups keep their rows.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the new router rows (and random experts).")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan as JSON only.")
@@ -32,7 +41,7 @@ def grow(
     """Append experts for another group of languages to an upcycled model.
 
     Everything that is there stays bit for bit, and so does what the model computes: the new group
-    is masked until its training begins.
+    is masked until its training begins. (Only --redraw-routers changes that.)
     """
     from polycycle.checkpoint import open_checkpoint
     from polycycle.surgery import execute_growth, plan_growth
@@ -45,6 +54,8 @@ def grow(
         new_experts=counts,
         languages=[tag.strip() for tag in languages.split(",") if tag.strip()],
         init=init,  # type: ignore[arg-type]
+        copy_from=parse_counts("--copy-from", copy_from),
+        redraw_routers=redraw_routers,
         seed=seed,
     )
     if dry_run:

@@ -181,6 +181,17 @@ class AllocationConfig(Section):
         return self
 
 
+class GrowthConfig(Section):
+    """How a later group of languages is added to the finished model of the groups before."""
+
+    routers: Literal["keep", "redraw"] = "keep"
+    """`keep` the router rows that earlier groups have, and train only the new group's; or draw
+    all anew and train all, as the released code does."""
+    copy_from: Literal["frozen", "most_used"] = "frozen"
+    """New experts start as copies of the original, as published; or, in each layer, of the expert
+    that the finished model uses most for the new languages."""
+
+
 class ExpertsConfig(Section):
     """The shape of the mixture of experts."""
 
@@ -200,6 +211,8 @@ class ExpertsConfig(Section):
     """Language classifiers, trained in review; null has none, as MoE-LPR."""
     exact_retention: RetentionConfig | None = None
     """A retention gate, trained in review (not in the papers)."""
+    growth: GrowthConfig = GrowthConfig()
+    """How groups after the first are added."""
 
     @property
     def similarity_tokens(self) -> int | None:

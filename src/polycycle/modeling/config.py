@@ -18,6 +18,8 @@ class UpcycledConfigMixin:
         new_experts_by_group: for each language group added so far, in order, how many experts it
             brought to each layer. Sums, plus one, are `num_experts_per_layer`.
         masked_groups: names of groups (`g2`) that take part in no routing yet.
+        routers_redrawn_for: the group whose growing drew all routers anew, as published; its
+            post-pretraining trains all their rows. None keeps earlier groups' rows as they are.
         num_experts_per_tok: experts per token; a layer with fewer experts uses them all.
         renormalize: whether the chosen experts' weights are scaled to sum to one.
         routing_weights_dtype: `float32` or `hidden`, as the family's stock MoE has it.
@@ -35,6 +37,7 @@ class UpcycledConfigMixin:
     num_experts_per_layer: list[int] | None = None
     new_experts_by_group: list[list[int]] | None = None
     masked_groups: list[str] | None = None
+    routers_redrawn_for: str | None = None
     num_experts_per_tok: int = 2
     renormalize: bool = True
     routing_weights_dtype: Literal["float32", "hidden"] = "float32"

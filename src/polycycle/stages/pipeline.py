@@ -24,7 +24,7 @@ from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
 from polycycle.stages.tokenizer import load_tokenizer
 from polycycle.stages.train import TRAINING, stage_name, train_and_write
-from polycycle.stages.upcycle import plan_group, plan_recipe
+from polycycle.stages.upcycle import most_used_experts, plan_group, plan_recipe
 from polycycle.surgery import TrainingStage, fill_grown, fill_upcycled
 from polycycle.training import uses_bfloat16
 
@@ -91,7 +91,7 @@ class Run:
                 "base": self._base_inputs(),
                 "similarity": self._keys.get("similarity"),
                 "config": dict(self.base.config),
-                "experts": experts.model_dump(mode="json"),
+                "experts": experts.model_dump(mode="json", exclude={"growth"}),
                 "languages": self.recipe.languages.model_dump(mode="json"),
                 "seed": self.recipe.seed,
             },
@@ -104,27 +104,39 @@ class Run:
         fill_upcycled(plan, folder)
         return {"bytes": plan.num_bytes}
 
-    def grow(self, group: int, source: Path) -> Path:
+    def grow(self, group: int, source: Path, scores: ModelScores) -> Path:
         """The finished model `source` with the experts of one more group, still masked."""
         similarity = self.similarity(group, source)
+        most_used = None
+        if self.recipe.experts.growth.copy_from == "most_used":
+            assert scores.routing is not None  # it is a mixture
+            languages = self.recipe.languages.expanded[group - 1]
+            num_layers = int(self.base.config["num_hidden_layers"])
+            most_used = most_used_experts(scores.routing, languages, num_layers)
         stage = Stage(
             name=f"grow-g{group}",
             result_version=1,
             inputs={
                 "source": self._keys[source.name],
                 "similarity": self._keys.get(f"similarity-g{group}"),
+                "most_used": most_used,
                 "experts": self.recipe.experts.model_dump(mode="json"),
                 "languages": self.recipe.languages.model_dump(mode="json"),
                 "seed": self.recipe.seed,
             },
-            make=partial(self._grow, group, source, similarity),
+            make=partial(self._grow, group, source, similarity, most_used),
         )
         return self._do(stage)
 
     def _grow(
-        self, group: int, source: Path, similarity: SimilarityTable | None, folder: Path
+        self,
+        group: int,
+        source: Path,
+        similarity: SimilarityTable | None,
+        most_used: tuple[int, ...] | None,
+        folder: Path,
     ) -> dict[str, Any]:
-        plan = plan_group(self.recipe, open_checkpoint(source), group, similarity)
+        plan = plan_group(self.recipe, open_checkpoint(source), group, similarity, most_used)
         fill_grown(plan, folder)
         return {"bytes": plan.num_bytes}
 
@@ -312,7 +324,7 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
     stages: tuple[TrainingStage, ...] = ("post_pretrain", "review")
     for group in range(1, len(recipe.languages.expanded) + 1):
         if group > 1:
-            model = run.grow(group, model)
+            model = run.grow(group, model, models[-1])
         for stage in stages if with_review else stages[:1]:
             model = run.train(stage, model, group)
             trained.append(model)

@@ -1,5 +1,6 @@
 """The upcycling that a recipe asks for: experts of each layer, classifiers, tensors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from polycycle.allocation import (
@@ -12,6 +13,7 @@ from polycycle.allocation import (
 from polycycle.checkpoint import Checkpoint
 from polycycle.config import AllocationConfig, Recipe, RetentionConfig
 from polycycle.errors import UpcycleError
+from polycycle.results import RoutingTable
 from polycycle.surgery import GrowthPlan, UpcyclePlan, plan_growth, plan_upcycle
 
 
@@ -53,7 +55,11 @@ def plan_recipe(
 
 
 def plan_group(
-    recipe: Recipe, model: Checkpoint, group: int, similarity: SimilarityTable | None = None
+    recipe: Recipe,
+    model: Checkpoint,
+    group: int,
+    similarity: SimilarityTable | None = None,
+    most_used: Sequence[int] | None = None,
 ) -> GrowthPlan:
     """Tensors and config of the model grown by one more language group.
 
@@ -65,6 +71,8 @@ def plan_group(
         model: the finished model of the groups so far.
         group: the group to come, 2 for G2.
         similarity: as `model` finds the languages, the new group's among them.
+        most_used: of each layer, the expert that `model` uses most for the new languages; what is
+            copied where the recipe says `growth.copy_from: most_used`.
     """
     num_layers = int(model.config["num_hidden_layers"])
     counts = _num_experts(recipe, num_layers, similarity)
@@ -74,8 +82,28 @@ def plan_group(
         new_experts=added,
         languages=recipe.languages.expanded[group - 1],
         init=recipe.experts.init,
+        copy_from=0 if most_used is None else most_used,
+        redraw_routers=recipe.experts.growth.routers == "redraw",
         seed=recipe.seed,
     )
+
+
+def most_used_experts(
+    routing: RoutingTable, languages: Sequence[str], num_layers: int
+) -> tuple[int, ...]:
+    """Of each layer, the expert that takes most assignments of these languages; 0 if it is dense.
+
+    Args:
+        routing: where the model's tokens went.
+        languages: which ones to look at, each counting alike.
+        num_layers: of the model, dense ones included.
+    """
+    found = [0] * num_layers
+    for position, layer in enumerate(routing.moe_layers):
+        usage = [routing.usage[language][position] for language in languages]
+        totals = [sum(shares) for shares in zip(*usage, strict=True)]
+        found[layer] = totals.index(max(totals))
+    return tuple(found)
 
 
 def _num_experts(

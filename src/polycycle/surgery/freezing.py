@@ -13,20 +13,23 @@ TrainingStage = Literal["post_pretrain", "review"]
 def freeze_for(model: nn.Module, stage: TrainingStage) -> list[str]:
     """Set `requires_grad` for a stage and give the names of what it trains.
 
-    Post-pretraining trains the experts and router rows of the newest language group, review all
-    routers, the language classifiers and the retention gate. Everything that came from the dense
-    model, expert 0 included, is frozen in both.
+    Post-pretraining trains the experts and router rows of the newest language group (all router
+    rows where growing drew them anew), review all routers, the language classifiers and the
+    retention gate. Everything that came from the dense model, expert 0 included, is frozen in both.
 
     Source: MoE-LPR, arXiv:2408.11396, §3.1–3.2; classifiers: LayerMoE, arXiv:2505.22582.
     """
     model.requires_grad_(False)
+    config: Any = model.config
     newest = newest_group(model)
+    trains_all_rows = stage == "review" or config.routers_redrawn_for == newest
     for module in model.modules():
-        if isinstance(module, Router) and stage == "review":
+        if isinstance(module, Router) and trains_all_rows:
             module.requires_grad_(True)
         elif isinstance(module, MoeBlockMixin) and stage == "post_pretrain":
             _train_newest_group(module, newest)
-        elif isinstance(module, LanguageClassifier | RetentionGate):
+    for module in model.modules():  # after the routers that hold them
+        if isinstance(module, LanguageClassifier | RetentionGate):
             module.requires_grad_(stage == "review")
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 

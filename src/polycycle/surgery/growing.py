@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from polycycle.families import family_of_upcycled
 from polycycle.files import folder_when_whole, write_json
 from polycycle.languages import check_tag
 from polycycle.modeling import check_experts
-from polycycle.surgery.new_tensors import ExpertInit, layer_jobs
+from polycycle.surgery.new_tensors import ExpertInit, layer_jobs, redrawn_job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,28 +44,34 @@ def plan_growth(
     new_experts: int | Sequence[int],
     languages: Sequence[str] = (),
     init: ExpertInit = "copy",
+    copy_from: int | Sequence[int] = 0,
+    redraw_routers: bool = False,
     seed: int = 0,
 ) -> GrowthPlan:
     """The tensors and the config of the grown model; nothing is read but headers.
 
     The new group is masked: it takes part in no routing, and the grown model computes bit for bit
-    what `source` computes, until the group's training lifts the mask.
+    what `source` computes, until the group's training lifts the mask. (Not so with
+    `redraw_routers`, which forgets how to route at once.)
 
     Args:
         source: an upcycled model, usually a finished one.
         new_experts: experts that the new group brings to each layer, one number or one per layer;
             0 leaves a layer as it is.
         languages: tags of the new group, written into the config.
-        init: new experts as exact copies of the original, or random.
+        init: new experts as exact copies, or random.
+        copy_from: the expert that is copied, one number or one per layer: 0 for the original, as
+            published, or one that an earlier group trained.
+        redraw_routers: draw the rows of earlier groups anew, too, and set language classifiers back
+            to judging nothing; all rows are then trained with the new group.
         seed: of the new router rows (and random experts).
 
     Raises:
-        UpcycleError: the model is not upcycled, still holds a masked group, or the counts or
-            languages do not fit.
+        UpcycleError: the model is not upcycled, still holds a masked group, or the counts, the
+            experts to copy or the languages do not fit.
 
-    Source: LayerMoE, arXiv:2505.22582, lifelong expansion.
-    Differs: the released code draws all routers anew; here old rows stay, the new group has rows of
-        its own.
+    Source: LayerMoE, arXiv:2505.22582, lifelong expansion; the released code redraws routers.
+    Differs: by default old rows stay as they are, and the new group has rows of its own.
     """
     family = family_of_upcycled(source.config, where=source.name)
     config = source.config
@@ -93,8 +100,12 @@ def plan_growth(
     )
     if config.get("exact_retention"):
         _keep_the_gate_first(config["num_experts_per_layer"], counts)
+    copied = [copy_from] * num_layers if isinstance(copy_from, int) else list(copy_from)
+    _check_copied(copied, config["num_experts_per_layer"])
     group = f"g{len(by_group)}"
-    jobs = [copy_job(source, name) for name in sorted(source.tensors)]
+    redraw = partial(redrawn_job, seed=f"{seed}/{group}")
+    keep_or_redraw = redraw if redraw_routers else copy_job
+    jobs = [keep_or_redraw(source, name) for name in sorted(source.tensors)]
     for layer, count in enumerate(added):
         if count:
             jobs += layer_jobs(
@@ -104,6 +115,7 @@ def plan_growth(
                 count,
                 group=group,
                 init=init,
+                copy_from=_place(copied[layer], [earlier[layer] for earlier in before]),
                 seed=seed,
                 is_first=not any(earlier[layer] for earlier in before),
             )
@@ -112,6 +124,7 @@ def plan_growth(
         "num_experts_per_layer": counts,
         "new_experts_by_group": by_group,
         "masked_groups": [group],
+        "routers_redrawn_for": group if redraw_routers else None,
         "language_groups": _with_group(config.get("language_groups"), languages),
     }
     return GrowthPlan(source=source, group=group, config=grown, jobs=tuple(jobs))
@@ -155,6 +168,30 @@ def fill_grown(
     write_json(folder / "config.json", plan.config)
     for file in plan.source.side_files():
         shutil.copyfile(file, folder / file.name)
+
+
+def _check_copied(copied: list[int], counts: list[int]) -> None:
+    if len(copied) != len(counts):
+        raise UpcycleError(
+            f"copy_from has {len(copied)} entries, but the model has {len(counts)} layers; "
+            "give one number for all layers, or one per layer"
+        )
+    for layer, (expert, count) in enumerate(zip(copied, counts, strict=True)):
+        if not 0 <= expert < count:
+            raise UpcycleError(
+                f"copy_from: layer {layer} has no expert {expert} to copy; choose 0 (the "
+                f"original) to {count - 1}"
+            )
+
+
+def _place(expert: int, brought: Sequence[int]) -> tuple[str, int] | None:
+    """The group that an expert belongs to and its place there; None for the original."""
+    place = expert - 1
+    for number, count in enumerate(brought, start=1):
+        if 0 <= place < count:
+            return f"g{number}", place
+        place -= count
+    return None
 
 
 def _keep_the_gate_first(before: list[int], after: list[int]) -> None:

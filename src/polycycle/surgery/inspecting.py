@@ -70,7 +70,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
     dtypes: dict[str, int] = {}
     for name, info in checkpoint.tensors.items():
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + sizes[name]
-    base_hash = config.get("base_hash")
+    base_hash, redrawn_for = config.get("base_hash"), config.get("routers_redrawn_for")
     if with_hash and not upcycled:
         base_hash = content_hash(checkpoint)
     return Inspection(
@@ -79,7 +79,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
         is_upcycled=upcycled,
         parameters_total=sum(sizes.values()),
         parameters_active=count_active(sizes, counts, top_k),
-        parameters_trainable=count_trainable(sizes) if upcycled else {},
+        parameters_trainable=count_trainable(sizes, redrawn_for) if upcycled else {},
         num_experts_per_layer=list(counts),
         num_experts_per_tok=top_k,
         dtypes=dtypes,
@@ -91,14 +91,16 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
     )
 
 
-def count_trainable(sizes: Mapping[str, int]) -> dict[str, int]:
+def count_trainable(sizes: Mapping[str, int], redrawn_for: str | None = None) -> dict[str, int]:
     """Parameters that each stage trains, from tensor sizes by name; see `freeze_for`."""
     routers = sum(size for name, size in sizes.items() if ".mlp.router.rows." in name)
     judges = (".mlp.router.classifier.", ".mlp.retention_gate.")
     classifiers = sum(n for name, n in sizes.items() if any(judge in name for judge in judges))
     groups = {name.split(".mlp.router.rows.")[1] for name in sizes if ".mlp.router.rows." in name}
     newest = max(groups, key=lambda group: int(group[1:]), default="g1")
-    parts = (f".mlp.experts.{newest}.", f".mlp.router.rows.{newest}")
+    all_rows = redrawn_for == newest
+    rows = ".mlp.router.rows." if all_rows else f".mlp.router.rows.{newest}"
+    parts = (f".mlp.experts.{newest}.", rows)
     added = sum(n for name, n in sizes.items() if any(part in name for part in parts))
     return {"post_pretrain": added, "review": routers + classifiers}
 

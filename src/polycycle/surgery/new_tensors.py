@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from polycycle.checkpoint import DTYPES, Checkpoint, TensorJob
+from polycycle.checkpoint import DTYPES, Checkpoint, TensorJob, copy_job
 from polycycle.errors import CheckpointError
 from polycycle.routing import router_init
 
@@ -31,6 +31,7 @@ def layer_jobs(
     group: str,
     init: ExpertInit,
     seed: int,
+    copy_from: tuple[str, int] | None = None,
     is_first: bool = True,
 ) -> list[TensorJob]:
     """What one language group adds to one layer: packed experts and router rows.
@@ -41,8 +42,10 @@ def layer_jobs(
         layer: which layer.
         count: E.
         group: `g1`, `g2`, …
-        init: experts as exact copies of the original, or random.
+        init: experts as exact copies, or random.
         seed: of the router rows (and random experts).
+        copy_from: what is copied: an expert of an earlier group and its place there, or None for
+            the original.
         is_first: whether the group is the layer's first, whose rows begin with expert 0's.
     """
     mlp = f"model.layers.{layer}.mlp"
@@ -60,7 +63,12 @@ def layer_jobs(
     drawn_for = mlp if group == _FIRST_GROUP else f"{mlp}/{group}"
 
     def experts(part: str, sources: list[str], shape: tuple[int, ...]) -> TensorJob:
-        if init == "copy":
+        if init == "copy" and copy_from is not None:
+            earlier, place = copy_from
+            make = partial(
+                _packed_copies, source, f"{mlp}.experts.{earlier}.{part}", place, (count, *shape)
+            )
+        elif init == "copy":
             make = partial(_copies, source, sources, (count, *shape))
         else:
             make = partial(_random, (count, *shape), dtype, std, f"{seed}/{drawn_for}/{part}")
@@ -96,6 +104,35 @@ def zeros_job(source: Checkpoint, family: "Family", layer: int, name: str) -> Te
         shape=shape,
         make=partial(torch.zeros, shape, dtype=DTYPES[down.dtype]),
     )
+
+
+def redrawn_job(source: Checkpoint, name: str, *, seed: str) -> TensorJob:
+    """A tensor of an upcycled model, its routers forgotten: rows drawn anew, classifiers at zero.
+
+    Args:
+        source: the model.
+        name: of any of its tensors; one that is not a router's is copied.
+        seed: of the draw, together with the tensor's name.
+    """
+    info = source.info(name)
+
+    def rows() -> Tensor:
+        num_rows, hidden_size = info.shape
+        return router_init(num_rows, hidden_size, _generator(f"{seed}/{name}")).to(
+            DTYPES[info.dtype]
+        )
+
+    if ".mlp.router.rows." in name:
+        return TensorJob(name=name, dtype=info.dtype, shape=info.shape, make=rows)
+    if ".mlp.router.classifier." in name:
+        zeros = partial(torch.zeros, info.shape, dtype=DTYPES[info.dtype])
+        return TensorJob(name=name, dtype=info.dtype, shape=info.shape, make=zeros)
+    return copy_job(source, name)
+
+
+def _packed_copies(source: Checkpoint, name: str, place: int, shape: tuple[int, ...]) -> Tensor:
+    """One expert of an earlier group's pack, once per new expert."""
+    return source.read(name)[place].expand(shape).contiguous()
 
 
 def _copies(source: Checkpoint, names: list[str], shape: tuple[int, ...]) -> Tensor:
