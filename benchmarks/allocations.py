@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 TOTAL_EXPERTS = 12  # 8 new ones in 4 layers: 40 % of the 20 that six experts everywhere add
-LAYERMOE = "experts.allocation={share_of_uniform: 0.4}"
+LAYERMOE = "experts.allocation={share_of_uniform: 0.4, tokens_per_language: 20000}"
 CELLS = {
     "uniform, 6 experts": ["experts.num_experts=6"],
     "LayerMoE": ["experts.num_experts=6", LAYERMOE],

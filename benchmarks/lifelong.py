@@ -21,7 +21,10 @@ from typing import Any
 from polycycle.microworld import GROUP_1, GROUP_2, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
 from polycycle.stages import write_demo
 
-LAYERMOE = {"experts.num_experts": "6", "experts.allocation": "{share_of_uniform: 0.4}"}
+LAYERMOE = {
+    "experts.num_experts": "6",
+    "experts.allocation": "{share_of_uniform: 0.4, tokens_per_language: 20000}",
+}
 CELLS = {
     "LayerMoE, rows kept, group prior": {**LAYERMOE, "review.prior_form": "group"},
     "LayerMoE, as published": {**LAYERMOE, "experts.growth": "{routers: redraw}"},

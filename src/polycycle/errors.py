@@ -29,6 +29,10 @@ class UpcycleError(PolycycleError, ValueError):
     """A dense model cannot be expanded as asked."""
 
 
+class GraftError(PolycycleError, ValueError):
+    """A delta cannot be taken, added or taken away as asked."""
+
+
 class TrainingError(PolycycleError, RuntimeError):
     """A training run cannot start, go on, or resume."""
 

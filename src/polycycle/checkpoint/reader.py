@@ -58,6 +58,12 @@ class Checkpoint:
             tensor: Tensor = file.get_tensor(name)
             return tensor.clone()
 
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of one tensor, on the CPU, without reading the others."""
+        with safe_open(self.info(name).file, framework="pt") as file:
+            rows: Tensor = file.get_slice(name)[start:stop]
+            return rows.clone()
+
     def info(self, name: str) -> TensorInfo:
         """Dtype, shape and size of one tensor, without reading it.
 

@@ -123,5 +123,6 @@ def _too_little(
         f"language {excerpt.language!r}: {num_tokens:,} tokens are asked for, but {source.name} "
         f"has {excerpt.num_tokens:,} in {len(excerpt.documents):,} documents"
         f"{f' ({lost})' if lost else ''}. Give more text, or ask for no more than "
-        f"{excerpt.num_tokens} (--tokens-per-language)"
+        f"{excerpt.num_tokens} (--tokens-per-language; in a recipe, "
+        "experts.allocation.tokens_per_language)"
     )
