@@ -4,7 +4,7 @@
 
 Runs the demo (`polycycle demo`) once per allocation and seed, about four minutes each on two CPU
 cores. A run that is complete is not run again, an interrupted one goes on; a run that fails is
-listed as failed, and the others go on. Every allocation but the first adds the same number of new
+listed as failed, and the others go on. All allocations but the first and the last add eight new
 experts, 40 % of the first one's.
 """
 
@@ -32,6 +32,9 @@ CELLS = {
     ],
     "random": [],  # another list for each seed
     "MoLA-style": ["experts.num_experts=[2,2,3,5]"],
+    # Layer 0 stays dense; the rest by LayerMoE's rule, or alike with one expert more in all.
+    "LayerMoE, layer 0 dense": ["experts.num_experts=[1,2,2,7]"],
+    "uniform, layer 0 dense": ["experts.num_experts=[1,4,4,4]"],
 }
 GROUPS = {
     "original": ("en", "zh", "es"),
