@@ -5,8 +5,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import pytest
 import torch
+
+# A busy machine is slow, which is no failure; and the same examples are tried every time.
+hypothesis.settings.register_profile("polycycle", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("polycycle")
 
 
 @pytest.fixture(autouse=True)

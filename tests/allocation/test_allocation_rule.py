@@ -7,7 +7,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from polycycle.allocation import allocate_experts, allocate_export_friendly, share_of_uniform
+from polycycle.allocation import (
+    allocate_experts,
+    allocate_export_friendly,
+    share_of_uniform,
+    with_dense_layers,
+)
 from polycycle.errors import ConfigError, DataError
 
 # Few decimals, so that ties happen often.
@@ -213,3 +218,30 @@ def test_the_plan_says_in_json_what_it_says_in_python(similarity, spare):
     assert next(iter(said)) == "num_experts_per_layer"
     assert said["new_experts"] == said["total_experts"] - len(similarity)
     assert said["meets_budget"] == (said["total_experts"] == said["budget_experts"])
+
+
+def test_dense_layers_leave_the_budget_to_the_others():
+    similarity = [-0.2, 0.4, 0.2, 0.1]  # what a dense layer's similarity is does not matter
+    plan = with_dense_layers([0], similarity, 12, allocate_experts)
+    others = allocate_experts(similarity[1:], 11)
+    assert plan.num_experts_per_layer == (1, *others.num_experts_per_layer)
+    assert (plan.budget_experts, plan.meets_budget) == (12, True)
+    assert plan.next_total_experts == others.next_total_experts + 1
+    assert plan.similarity == tuple(similarity)
+    assert with_dense_layers([], similarity[1:], 11, allocate_experts) == others
+    both = with_dense_layers([0, 2], similarity, 8, allocate_export_friendly)
+    assert both.num_experts_per_layer == (1, 1, 1, 4)  # a fifth would come with a tie
+
+
+@pytest.mark.parametrize(
+    ("dense", "message"),
+    [([4], "no layer 4; choose among 0 to 2"), ([-1], "no layer -1"), ([0, 1, 2], "no layer is")],
+)
+def test_dense_layers_that_leave_nothing_are_refused(dense, message):
+    with pytest.raises(ConfigError, match=message):
+        with_dense_layers(dense, [0.1, 0.2, 0.3], 9, allocate_experts)
+
+
+def test_a_similarity_that_says_nothing_is_named_by_its_own_layer():
+    with pytest.raises(DataError, match=r"layer 2: similarity -0\.1.*--dense-layers"):
+        with_dense_layers([0], [0.3, 0.2, -0.1], 9, allocate_experts)

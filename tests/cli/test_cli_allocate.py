@@ -40,6 +40,7 @@ def test_json_is_all_that_is_printed_and_nothing_is_written(similarity):
         (["--total-experts", "9", "--max-experts", "3"], [3, 3, 3]),
         (["--total-experts", "5", "--min-experts", "1"], [2, 1, 1]),
         (["--total-experts", "8", "--export-friendly"], [4, 1, 1]),
+        (["--total-experts", "8", "--dense-layers", "0"], [1, 4, 2]),
     ],
 )
 def test_every_way_to_say_a_budget(similarity, budget, counts):
@@ -68,6 +69,10 @@ def test_the_table_says_when_the_budget_cannot_be_met_and_out_keeps_the_plan(sim
         (["--share-of-uniform", "0.4", "--num-experts", "1"], "at least 2"),
         (["--total-experts", "9", "--min-experts", "0"], "--min-experts 0"),
         (["--total-experts", "9", "--max-experts", "1"], "--max-experts 2"),
+        (
+            ["--total-experts", "9", "--dense-layers", "first"],
+            "--dense-layers 'first': write layers counted from 0",
+        ),
         (
             ["--total-experts", "9", "--min-experts", "2", "--export-friendly"],
             "--export-friendly leaves layers dense",

@@ -5,6 +5,7 @@ from polycycle.allocation.rule import (
     allocate_experts,
     allocate_export_friendly,
     share_of_uniform,
+    with_dense_layers,
 )
 from polycycle.allocation.table import (
     SimilarityTable,
@@ -22,4 +23,5 @@ __all__ = [
     "read_table",
     "share_of_uniform",
     "similarity_table",
+    "with_dense_layers",
 ]

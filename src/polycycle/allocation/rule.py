@@ -12,8 +12,8 @@ that rounding neither makes nor breaks a tie.
 
 import heapq
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -197,6 +197,49 @@ def share_of_uniform(share: float, *, num_layers: int, num_experts: int) -> int:
     return num_layers + new_experts
 
 
+def with_dense_layers(
+    dense_layers: Sequence[int],
+    similarity: Sequence[float],
+    total_experts: int,
+    allocate: Callable[[Sequence[float], int], AllocationPlan],
+) -> AllocationPlan:
+    """Some layers stay dense whatever their similarity; the others share the budget.
+
+    The first layer's router sees bare words. It learns which words are new, but not that words of a
+    language which review does not show are original, so experts there cost retention.
+
+    Args:
+        dense_layers: counted from 0.
+        similarity: S_i of each layer; not looked at where the layer stays dense.
+        total_experts: T, frozen experts of all layers included.
+        allocate: gives a plan for the similarities and the budget of the other layers.
+
+    Raises:
+        ConfigError: a layer that is not there, or none is left.
+        DataError, ConfigError: as `allocate_experts`, of the layers that are left.
+    """
+    dense = set(dense_layers)
+    unknown = sorted(layer for layer in dense if not 0 <= layer < len(similarity))
+    if unknown:
+        raise ConfigError(
+            f"dense layers: there is no layer {unknown[0]}; choose among 0 to {len(similarity) - 1}"
+        )
+    others = [layer for layer in range(len(similarity)) if layer not in dense]
+    if not others:
+        raise ConfigError("dense layers: no layer is left for experts; leave at least one out")
+    _check_numbers({layer: similarity[layer] for layer in others})
+    plan = allocate([similarity[layer] for layer in others], total_experts - len(dense))
+    counts = dict(zip(others, plan.num_experts_per_layer, strict=True))
+    following = plan.next_total_experts
+    return replace(
+        plan,
+        num_experts_per_layer=tuple(counts.get(layer, 1) for layer in range(len(similarity))),
+        budget_experts=total_experts,
+        next_total_experts=None if following is None else following + len(dense),
+        similarity=tuple(similarity),
+    )
+
+
 def _pop_ties(steps: list[tuple[Fraction, int]]) -> list[int]:
     """The layers that step next, all at the same t; taken off the heap."""
     threshold, layer = heapq.heappop(steps)
@@ -212,13 +255,7 @@ def _checked(
     """The similarities as exact fractions, once everything else is seen to be possible."""
     if not similarity:
         raise DataError("no similarities: `per_layer` needs one number for each layer")
-    for layer, value in enumerate(similarity):
-        if not (math.isfinite(value) and value > 0):
-            raise DataError(
-                f"layer {layer}: similarity {value}; experts are shared out as 1/similarity, which "
-                "needs finite numbers above 0. Measure on more text (polycycle similarity "
-                "--tokens-per-language …), or give each layer a number yourself"
-            )
+    _check_numbers(dict(enumerate(similarity)))
     if min_experts < 1:
         raise ConfigError(
             f"--min-experts {min_experts}: expert 0 is the original, so 1 is the least "
@@ -239,3 +276,14 @@ def _checked(
             f"({new} new). Say --total-experts {least} (or --new-experts {new}) or more{instead}"
         )
     return [Fraction(value) for value in similarity]
+
+
+def _check_numbers(similarity: Mapping[int, float]) -> None:
+    for layer, value in similarity.items():
+        if not (math.isfinite(value) and value > 0):
+            raise DataError(
+                f"layer {layer}: similarity {value}; experts are shared out as 1/similarity, which "
+                "needs finite numbers above 0. Measure on more text (polycycle similarity "
+                "--tokens-per-language …), let the layer stay dense (--dense-layers), or give each "
+                "layer a number yourself"
+            )

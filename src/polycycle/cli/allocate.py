@@ -1,6 +1,7 @@
 """`polycycle allocate`: from similarities and a budget to experts per layer."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,9 @@ def allocate(
     max_experts: Annotated[
         int | None, typer.Option(help="Most per layer; no limit when not given.")
     ] = None,
+    dense_layers: Annotated[
+        str, typer.Option(help="Layers that stay dense whatever their similarity: 0 or 0,1.")
+    ] = "",
     export_friendly: Annotated[
         bool,
         typer.Option(
@@ -74,6 +78,7 @@ def allocate(
         allocate_experts,
         allocate_export_friendly,
         read_similarity,
+        with_dense_layers,
     )
     from polycycle.errors import ConfigError
     from polycycle.files import write_json
@@ -90,11 +95,13 @@ def allocate(
         )
     per_layer = read_similarity(similarity)
     budget = _budget(len(per_layer), total_experts, new_experts, share_of_uniform, num_experts or 6)
-    if export_friendly:
-        plan = allocate_export_friendly(per_layer, budget, max_experts=max_experts)
-    else:
-        least = 2 if min_experts is None else min_experts
-        plan = allocate_experts(per_layer, budget, min_experts=least, max_experts=max_experts)
+    least = 2 if min_experts is None else min_experts
+    rule = (
+        partial(allocate_export_friendly, max_experts=max_experts)
+        if export_friendly
+        else partial(allocate_experts, min_experts=least, max_experts=max_experts)
+    )
+    plan = with_dense_layers(_layers(dense_layers), per_layer, budget, rule)
     if path is not None:
         write_json(path, plan.to_json())
     if as_json:
@@ -103,6 +110,17 @@ def allocate(
     _show(plan)
     if path is not None:
         tell(f"wrote {path}")
+
+
+def _layers(text: str) -> list[int]:
+    from polycycle.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ConfigError(
+            f"--dense-layers {text!r}: write layers counted from 0, such as 0 or 0,1"
+        ) from error
 
 
 def _budget(

@@ -169,6 +169,9 @@ class AllocationConfig(Section):
     """The least a layer gets; 1 lets layers stay dense."""
     max_experts: Annotated[int, Field(ge=2)] | None = None
     """The most a layer gets."""
+    dense_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Layers that stay dense whatever their similarity, counted from 0. Without experts in layer 0,
+    languages that review does not replay are kept better (ours; see docs/papers.md)."""
     export_friendly: bool = False
     """Only 1 expert or all the same number, which stock architectures can hold."""
 

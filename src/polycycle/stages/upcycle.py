@@ -1,6 +1,7 @@
 """The upcycling that a recipe asks for: experts of each layer, classifiers, tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from polycycle.allocation import (
@@ -9,6 +10,7 @@ from polycycle.allocation import (
     allocate_experts,
     allocate_export_friendly,
     share_of_uniform,
+    with_dense_layers,
 )
 from polycycle.checkpoint import Checkpoint
 from polycycle.config import AllocationConfig, Recipe, RetentionConfig
@@ -145,11 +147,14 @@ def allocate(
         )
     else:
         total = config.total_experts or num_layers + (config.new_experts or 0)
+    rule: Callable[[Sequence[float], int], AllocationPlan]
     if config.export_friendly:
-        return allocate_export_friendly(similarity, total, max_experts=config.max_experts)
-    return allocate_experts(
-        similarity, total, min_experts=config.min_experts, max_experts=config.max_experts
-    )
+        rule = partial(allocate_export_friendly, max_experts=config.max_experts)
+    else:
+        rule = partial(
+            allocate_experts, min_experts=config.min_experts, max_experts=config.max_experts
+        )
+    return with_dense_layers(config.dense_layers, similarity, total, rule)
 
 
 def _classifier_layers(
