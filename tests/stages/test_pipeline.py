@@ -100,6 +100,23 @@ def test_a_changed_review_does_only_the_review_again(recipe_settings, tmp_path):
     assert changed == {"review", "evaluate-review"}
 
 
+def test_what_another_run_has_made_from_the_same_inputs_is_taken_over(recipe_settings, tmp_path):
+    first = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    recipe_settings["review"]["prior_coef"] = 0.5
+    elsewhere = {**recipe_settings, "output": str(tmp_path / "other")}
+    alone = run_recipe(parse_recipe(elsewhere), lambda note: None)
+    notes = []
+    sharing = {**elsewhere, "output": str(tmp_path / "sharing"), "reuse": [str(tmp_path / "run")]}
+    shared = run_recipe(parse_recipe(sharing), notes.append)
+    taken = {note.split(":")[0] for note in notes if "taken over" in note}
+    assert taken == {"upcycle", "evaluate-base", "post-pretrain", "evaluate-post-pretrain"}
+    weights = [tmp_path / run / "review" / "model.safetensors" for run in ("other", "sharing")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert shared.model("review").scores == alone.model("review").scores
+    assert shared.model("post-pretrain").scores == first.model("post-pretrain").scores
+    assert shared.model("post-pretrain").folder == str(tmp_path / "sharing" / "post-pretrain")
+
+
 def test_a_run_without_review_ends_after_post_pretraining(recipe_settings):
     recipe_settings["review"] = None
     result = run_recipe(parse_recipe(recipe_settings), lambda note: None)

@@ -372,6 +372,8 @@ class Recipe(Section):
     """Commit, branch or tag of a hub base."""
     output: Path
     """The run folder; every stage writes one folder in it."""
+    reuse: tuple[Path, ...] = ()
+    """Other run folders: a stage that one of them has made from the same inputs is taken over."""
     seed: int = 0
     """Seed of data order and initialisation."""
     languages: LanguagesConfig

@@ -21,7 +21,7 @@ from polycycle.results import Alarm, Environment, ModelScores, RunResult, StageC
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.similarity import measure_recipe
-from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
+from polycycle.stages.stage import Stage, adopt_stage, is_done, read_manifest, run_stage
 from polycycle.stages.tokenizer import load_tokenizer
 from polycycle.stages.train import TRAINING, stage_name, train_and_write
 from polycycle.stages.upcycle import most_used_experts, plan_group, plan_recipe
@@ -190,12 +190,11 @@ class Run:
 
     def evaluate(self, name: str, model_path: str | Path) -> ModelScores:
         """Scores of one model."""
-        key = self._keys.get(name, self._keys["upcycle"])
         stage = Stage(
             name=f"evaluate-{name}",
             result_version=1,
             inputs={
-                "model": [name, key],
+                "model": [name, self._keys.get(name) or self._base_key()],
                 "data": self._data_inputs(),
                 "questions": self._question_inputs(),
                 "tasks": self._task_inputs(),
@@ -206,7 +205,8 @@ class Run:
         )
         folder = self._do(stage)
         text = (folder / _SCORES).read_text(encoding="utf-8")
-        return ModelScores.model_validate_json(text)
+        scores = ModelScores.model_validate_json(text)
+        return scores.model_copy(update={"folder": str(model_path)})  # an adopted stage moved
 
     def _evaluate(self, name: str, model_path: str | Path, folder: Path) -> dict[str, Any]:
         scores = evaluate_model(self.recipe, name, model_path, self.corpora.valid, self.tokenizer)
@@ -266,7 +266,12 @@ class Run:
         self._keys[stage.name] = stage.key
         if is_done(self.output, stage):
             self.tell(f"{stage.name}: done before, unchanged")
+        elif donor := adopt_stage(self.output, stage, self.recipe.reuse):
+            self.tell(f"{stage.name}: taken over from {donor}")
         return run_stage(self.output, stage, version=polycycle.__version__)
+
+    def _base_key(self) -> str:
+        return hash_json([self._base_inputs(), dict(self.base.config)])
 
     def _base_inputs(self) -> dict[str, str]:
         files = sorted({info.file for info in self.base.tensors.values()})

@@ -1,7 +1,10 @@
 """A stage: a folder made once, found again by the hash of everything that shaped it."""
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +79,41 @@ def run_stage(output: Path, stage: Stage, *, version: str) -> Path:
         )
     wait_for_ranks()
     return folder
+
+
+def adopt_stage(output: Path, stage: Stage, donors: Sequence[Path]) -> Path | None:
+    """Take a stage over from another run that has made it from the same inputs.
+
+    Weights are hard-linked where the file system allows it, everything else is copied.
+
+    Args:
+        output: the run folder.
+        stage: what is needed there.
+        donors: other run folders, looked at in this order; one that is not there has nothing.
+
+    Returns:
+        The donor's stage folder, or None if nobody has it.
+    """
+    for donor in donors:
+        if donor.resolve() == output.resolve() or not is_done(donor, stage):
+            continue
+        if is_first_rank():
+            with folder_when_whole(output / stage.name) as partial:
+                shutil.copytree(
+                    donor / stage.name, partial, copy_function=_link_weights, dirs_exist_ok=True
+                )
+        wait_for_ranks()
+        return donor / stage.name
+    return None
+
+
+def _link_weights(source: str, target: str) -> None:
+    """Nothing ever writes into a file of weights, so one copy serves every run."""
+    if source.endswith(".safetensors"):
+        with suppress(OSError):  # another disk
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
