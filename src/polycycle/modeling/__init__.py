@@ -1,7 +1,11 @@
 """The mixins of the upcycled model classes, and watching them from outside."""
 
 from polycycle.modeling.block import MoeBlockMixin, NewExperts, frozen_expert_only
-from polycycle.modeling.config import UpcycledConfigMixin, check_experts
+from polycycle.modeling.config import (
+    UpcycledConfigMixin,
+    check_experts,
+    why_no_dense_reference,
+)
 from polycycle.modeling.model import UpcycledModelMixin
 from polycycle.modeling.recording import LayerRouting, RoutingRecord, record_routing
 from polycycle.modeling.retention import without_retention_gate
@@ -16,5 +20,6 @@ __all__ = [
     "check_experts",
     "frozen_expert_only",
     "record_routing",
+    "why_no_dense_reference",
     "without_retention_gate",
 ]

@@ -1,6 +1,6 @@
 """The fields that an upcycled model's config has beside the dense model's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,7 +31,10 @@ class UpcycledConfigMixin:
         retention_patience: generated tokens in a row that change its decision.
         language_groups: `{"original": […], "unseen_original": […], "expanded": [[…], …]}`.
         base_model: name or folder of the dense model, as it was given.
-        base_hash: content hash of the dense model's tensors.
+        base_hash: content hash of the dense model's tensors; None where a graft left no dense model
+            that this one agrees with.
+        grafts: what was grafted, in order; see `surgery.plan_graft`.
+        ungrafted: how exactly grafts were taken away again; see `surgery.ungraft`.
     """
 
     num_experts_per_layer: list[int] | None = None
@@ -50,6 +53,8 @@ class UpcycledConfigMixin:
     language_groups: dict[str, Any] | None = None
     base_model: str | None = None
     base_hash: str | None = None
+    grafts: list[dict[str, Any]] | None = None
+    ungrafted: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]  # the dense config's
@@ -74,6 +79,16 @@ class UpcycledConfigMixin:
             for number, counts in enumerate(self.new_experts_by_group, start=1)
             if counts[layer_index]
         }
+
+
+def why_no_dense_reference(config: Mapping[str, Any]) -> str | None:
+    """Why no dense model is the base of an upcycled one: what was grafted into it. None if one is.
+
+    Args:
+        config: a config.json.
+    """
+    grafts = config.get("grafts") or ()
+    return grafts[-1]["no_reference"] if grafts else None
 
 
 def check_experts(

@@ -1,6 +1,16 @@
-"""Dense → MoE, what training may move, and writing what was trained."""
+"""Dense → MoE, grafting, what training may move, and writing what was trained."""
 
+from polycycle.surgery.delta_folders import NORMS, DeltaNorms, TensorNorms, save_delta
+from polycycle.surgery.deltas import Delta, open_delta
 from polycycle.surgery.freezing import TrainingStage, freeze_for
+from polycycle.surgery.grafting import (
+    GraftPlan,
+    GraftTarget,
+    execute_graft,
+    fill_grafted,
+    graft,
+    plan_graft,
+)
 from polycycle.surgery.growing import GrowthPlan, execute_growth, fill_grown, grow, plan_growth
 from polycycle.surgery.inspecting import (
     Inspection,
@@ -11,6 +21,7 @@ from polycycle.surgery.inspecting import (
 from polycycle.surgery.new_tensors import ExpertInit
 from polycycle.surgery.packs import pack, unpack
 from polycycle.surgery.saving import write_trained
+from polycycle.surgery.ungrafting import ungraft
 from polycycle.surgery.upcycling import (
     UpcyclePlan,
     execute_upcycle,
@@ -20,23 +31,36 @@ from polycycle.surgery.upcycling import (
 )
 
 __all__ = [
+    "NORMS",
+    "Delta",
+    "DeltaNorms",
     "ExpertInit",
+    "GraftPlan",
+    "GraftTarget",
     "GrowthPlan",
     "Inspection",
+    "TensorNorms",
     "TrainingStage",
     "UpcyclePlan",
     "count_active",
     "count_trainable",
+    "execute_graft",
     "execute_growth",
     "execute_upcycle",
+    "fill_grafted",
     "fill_grown",
     "fill_upcycled",
     "freeze_for",
+    "graft",
     "grow",
     "inspect_checkpoint",
+    "open_delta",
     "pack",
+    "plan_graft",
     "plan_growth",
     "plan_upcycle",
+    "save_delta",
+    "ungraft",
     "unpack",
     "upcycle",
     "write_trained",

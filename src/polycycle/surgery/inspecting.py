@@ -7,6 +7,7 @@ from typing import Any
 
 from polycycle.checkpoint import Checkpoint, content_hash
 from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
+from polycycle.modeling import why_no_dense_reference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,8 @@ class Inspection:
         base_model: the dense model it was made from.
         base_hash: content hash of the dense tensors: recorded, or for a dense model computed when
             asked for.
+        grafts: as recorded in the config.
+        no_reference: why a graft left no dense model as its base; None if one is.
         language_groups: as recorded in the config.
         has_tokenizer: whether a tokenizer lies beside the weights.
         export_targets: stock architectures that can compute the same function.
@@ -42,6 +45,8 @@ class Inspection:
     dtypes: dict[str, int]
     base_model: str | None
     base_hash: str | None
+    grafts: list[dict[str, Any]]
+    no_reference: str | None
     language_groups: dict[str, Any] | None
     has_tokenizer: bool
     export_targets: tuple[str, ...]
@@ -85,6 +90,8 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
         dtypes=dtypes,
         base_model=config.get("base_model"),
         base_hash=base_hash,
+        grafts=list(config.get("grafts") or ()),
+        no_reference=why_no_dense_reference(config),
         language_groups=config.get("language_groups"),
         has_tokenizer=checkpoint.has_tokenizer,
         export_targets=family.export_targets,

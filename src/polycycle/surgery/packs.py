@@ -13,6 +13,7 @@ from polycycle.checkpoint import content_hash, copy_job, open_checkpoint, write_
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.families import is_upcycled
 from polycycle.files import folder_when_whole, write_json
+from polycycle.modeling import why_no_dense_reference
 
 _PACK_TYPE = "polycycle_pack"
 _ADDED = re.compile(r"\.mlp\.(experts\.|router\.|retention_gate\.)")
@@ -30,9 +31,17 @@ def pack(model: str | Path, out: Path) -> int:
         Bytes of the tensors that were left out because the base has them.
 
     Raises:
-        UpcycleError: the model is not upcycled, or does not know its base.
+        UpcycleError: the model is not upcycled, or does not know its base, or a graft left it
+            without one.
     """
     source = open_checkpoint(model)
+    reason = why_no_dense_reference(source.config)
+    if reason is not None:
+        raise UpcycleError(
+            f"{source.name} has no pack, because it was grafted and no dense model is its base any "
+            f"more: {reason}. Pack the model before the graft, or graft one delta on all tensors "
+            "at scale 1: then the post-trained model is the base"
+        )
     if not is_upcycled(source.config) or not source.config.get("base_hash"):
         raise UpcycleError(
             f"{source.name}: only a model that polycycle upcycled from a known base has a pack; "
