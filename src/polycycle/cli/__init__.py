@@ -2,6 +2,7 @@
 
 from polycycle.cli import (
     allocate,
+    compare,
     demo,
     env,
     grow,
@@ -19,6 +20,7 @@ from polycycle.cli.app import app, main
 __all__ = [
     "allocate",
     "app",
+    "compare",
     "demo",
     "env",
     "grow",

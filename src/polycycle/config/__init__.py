@@ -1,6 +1,6 @@
 """The recipe: what a run is told. No torch here."""
 
-from polycycle.config.load import load_recipe, parse_recipe
+from polycycle.config.load import load_recipe, parse_recipe, read_settings
 from polycycle.config.recipe import (
     AlarmsConfig,
     AllocationConfig,
@@ -16,10 +16,13 @@ from polycycle.config.recipe import (
     SourceConfig,
     TrainConfig,
 )
+from polycycle.config.study import DEMO, CellConfig, Study, cell_recipe, load_study
 
 __all__ = [
+    "DEMO",
     "AlarmsConfig",
     "AllocationConfig",
+    "CellConfig",
     "ClassifierConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -30,7 +33,11 @@ __all__ = [
     "RetentionConfig",
     "ReviewConfig",
     "SourceConfig",
+    "Study",
     "TrainConfig",
+    "cell_recipe",
     "load_recipe",
+    "load_study",
     "parse_recipe",
+    "read_settings",
 ]

@@ -18,17 +18,40 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: the file is missing, is not YAML, or one or more settings are wrong; all
             problems are reported together, each with its key.
     """
+    settings = read_settings(path, what="recipe")
+    for override in overrides:
+        _apply_override(settings, override)
+    return parse_recipe(settings, where=str(path))
+
+
+def read_settings(path: Path, *, what: str) -> dict[str, Any]:
+    """A YAML file as plain settings, unchecked.
+
+    Args:
+        path: of the file.
+        what: what it should be, for the error: `recipe`, `study`.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or no mapping.
+    """
     if not path.is_file():
-        raise ConfigError(f"no recipe at {path}; `polycycle run RECIPE.yaml` wants a YAML file")
+        raise ConfigError(f"no {what} at {path}; expected a YAML file")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(settings).__name__}")
-    for override in overrides:
-        _apply_override(settings, override)
-    return parse_recipe(settings, where=str(path))
+    return settings
+
+
+def problems_of(error: ValidationError, model: type[BaseModel] = Recipe) -> list[str]:
+    """One line for each setting of `model` that is wrong."""
+    by_key: dict[str, str] = {}
+    for problem in error.errors():
+        # A setting that may be of several types fails once for each; the first says enough.
+        by_key.setdefault(_key_of(problem), _explain(problem, model))
+    return list(by_key.values())
 
 
 def parse_recipe(settings: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
@@ -40,11 +63,7 @@ def parse_recipe(settings: Mapping[str, Any], *, where: str = "recipe") -> Recip
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        by_key: dict[str, str] = {}
-        for problem in error.errors():
-            # A setting that may be of several types fails once for each; the first says enough.
-            by_key.setdefault(_key_of(problem), _explain(problem))
-        lines = list(by_key.values())
+        lines = problems_of(error)
         raise ConfigError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
 
 
@@ -56,6 +75,21 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    change_setting(settings, key, value, where=f"--set {override!r}")
+
+
+def change_setting(settings: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """Change one setting in place.
+
+    Args:
+        settings: of a recipe, nested.
+        key: dotted, `review.tokens`.
+        value: what it becomes.
+        where: for the error.
+
+    Raises:
+        ConfigError: the key leads through a single value.
+    """
     *parents, last = key.split(".")
     place = settings
     for parent in parents:
@@ -63,16 +97,16 @@ def _apply_override(settings: dict[str, Any], override: str) -> None:
             place[parent] = {}
         place = place[parent]
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a single value, not a section")
+            raise ConfigError(f"{where}: {parent} is a single value, not a section")
     place[last] = value
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, model: type[BaseModel]) -> str:
     """One line for one pydantic problem: key, what is wrong, what is known."""
     key = _key_of(problem)
     parts = key.split(".")
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(parts[:-1])
+        known = _fields_at(model, parts[:-1])
         return f"{key}: unknown setting.{did_you_mean(parts[-1], known)} " + (
             f"Known: {', '.join(sorted(known))}" if known else ""
         )
@@ -94,9 +128,8 @@ def _is_type_tag(part: object) -> bool:
     return (isinstance(part, str) and any(mark in part for mark in "[(-")) or part in ("str", "int")
 
 
-def _fields_at(parts: Sequence[str]) -> list[str]:
-    """Names of the settings in the section that `parts` leads to."""
-    model: type[BaseModel] = Recipe
+def _fields_at(model: type[BaseModel], parts: Sequence[str]) -> list[str]:
+    """Names of the settings in the section of `model` that `parts` leads to."""
     for part in parts:
         field = model.model_fields.get(part)
         if field is None:

@@ -1,6 +1,6 @@
 """What the demo starts from: texts, a base, and a recipe, side by side in one folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,17 +8,23 @@ from polycycle.files import write_text
 from polycycle.microworld import GROUP_1, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
 from polycycle.stages.base import copy_base
 
-_DOCUMENTS = {**dict.fromkeys(ORIGINAL, 2500), **dict.fromkeys(UNSEEN_ORIGINAL, 10)}
-_DOCUMENTS |= dict.fromkeys(GROUP_1, 20_000)
+_REPLAYED, _UNSEEN, _EXPANDED = 2500, 10, 20_000  # documents
 
 
-def write_demo(folder: Path, *, seed: int, tell: Callable[[str], None]) -> Path:
+def write_demo(
+    folder: Path,
+    *,
+    seed: int,
+    tell: Callable[[str], None],
+    expanded: Sequence[str] = GROUP_1,
+) -> Path:
     """Write `world/`, `base/` and `recipe.yaml`; what is there already stays.
 
     Args:
         folder: of the demo.
         seed: of the texts.
         tell: where notes go.
+        expanded: languages of the world that the base hardly knows.
 
     Returns:
         The recipe's path.
@@ -26,7 +32,12 @@ def write_demo(folder: Path, *, seed: int, tell: Callable[[str], None]) -> Path:
     world = folder / "world"
     if not world.is_dir():
         tell(f"writing the microworld to {world}")
-        write_microworld(world, seed=seed, languages=tuple(_DOCUMENTS), num_documents=_DOCUMENTS)
+        counts = {
+            **dict.fromkeys(ORIGINAL, _REPLAYED),
+            **dict.fromkeys(UNSEEN_ORIGINAL, _UNSEEN),
+            **dict.fromkeys(expanded, _EXPANDED),
+        }
+        write_microworld(world, seed=seed, languages=tuple(counts), num_documents=counts)
     if not (folder / "base").is_dir():
         tell(f"putting the dense base into {folder / 'base'}")
         copy_base(folder / "base")

@@ -1,0 +1,89 @@
+"""`polycycle compare`: variants of a recipe side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polycycle.cli.app import out, tell, verb
+
+
+@verb("compare", "Whole runs")
+def compare(
+    study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, in YAML.")],
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Folder of all runs, instead of the study's own.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="CELL", help="Run these variants alone.")
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Run these seeds alone: 0 or 0,1. The table shows all there are.")
+    ] = "",
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry/--no-retry", help="Whether cells that failed before are run again."),
+    ] = True,
+    show_only: Annotated[
+        bool, typer.Option("--show", help="Run nothing; table and page of what is there.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Run variants of one recipe with several seeds, and set them side by side.
+
+    A study names a recipe and what each variant changes:
+
+      name: how many experts
+
+      recipe: recipe.yaml      # or demo
+
+      output: runs/experts
+
+      seeds: [0, 1, 2]
+
+      cells: {two: {experts.num_experts: 2}, six: {experts.num_experts: 6}}
+
+    Every cell is a run of its own; stages that are the same are made once. A finished cell is
+    never run again, a failed one is shown with its error while the others go on, and an interrupted
+    comparison goes on by the same command.
+    """
+    from polycycle.comparison import (
+        compare as compare_cells,
+    )
+    from polycycle.comparison import comparison_page, comparison_table, plan_cells, run_cells
+    from polycycle.config import load_study
+    from polycycle.errors import ConfigError, did_you_mean
+    from polycycle.files import write_json, write_text
+
+    study = load_study(study_file, output)
+    cells = plan_cells(study)
+    for name in only or ():
+        if name not in study.cells:
+            raise ConfigError(f"--only {name}: no such cell.{did_you_mean(name, study.cells)}")
+    try:
+        wanted = {int(part) for part in seeds.split(",") if part.strip()}
+    except ValueError as error:
+        raise ConfigError(f"--seeds {seeds!r}: write numbers, such as 0 or 0,1") from error
+    chosen = [
+        cell
+        for cell in cells
+        if (not only or cell.name in only) and (not wanted or cell.seed in wanted)
+    ]
+    if not chosen:
+        raise ConfigError(f"--seeds {seeds}: the study has {', '.join(map(str, study.seeds))}")
+    if not show_only:
+        try:
+            run_cells(study, chosen, tell=tell, retry_failed=retry_failed)
+        except KeyboardInterrupt:
+            tell("interrupted; the same command goes on")
+            raise typer.Exit(130) from None
+    found = compare_cells(study, cells)
+    write_json(study.output / "comparison.json", found.to_json())
+    write_text(study.output / "comparison.html", comparison_page(found))
+    if as_json:
+        out.print_json(json.dumps(found.to_json()))
+        return
+    out.print(comparison_table(found), soft_wrap=False)
+    tell(f"table: {study.output / 'comparison.json'}")
+    tell(f"page:  {study.output / 'comparison.html'}")

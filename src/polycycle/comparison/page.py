@@ -1,0 +1,153 @@
+"""A comparison as one HTML page that needs nothing else."""
+
+from collections.abc import Callable
+
+import yaml
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from polycycle.comparison.figures import QUALITIES, Comparison, Figures, Row
+from polycycle.comparison.wording import (
+    HEADINGS,
+    LEGEND,
+    costs,
+    quality,
+    seeds_words,
+    sentences,
+    unit_of_gain,
+)
+from polycycle.report.figures import Figure
+from polycycle.report.points import Point, scatter
+from polycycle.report.tables import Section, Table
+from polycycle.report.wording import MISSING, decimal, percent
+
+_TEMPLATES = Environment(
+    loader=ChoiceLoader(
+        [PackageLoader("polycycle.comparison", ""), PackageLoader("polycycle.report", "")]
+    ),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The whole page as HTML. Everything that comes from study and results is escaped."""
+    style, _, _ = _TEMPLATES.loader.get_source(_TEMPLATES, "style.css")  # type: ignore[union-attr]
+    return _TEMPLATES.get_template("comparison.html").render(
+        study=comparison.study,
+        style=Markup(style),
+        sentences=sentences(comparison),
+        legend=LEGEND,
+        qualities=_qualities(comparison),
+        costs=_costs(comparison),
+        plots=_plots(comparison),
+        cells=_cells(comparison),
+        failed=[one for one in comparison.outcomes if one.status == "failed"],
+        recipe=yaml.safe_dump(
+            comparison.study.model_dump(mode="json", exclude_unset=True),
+            sort_keys=False,
+            allow_unicode=True,
+        ),
+    )
+
+
+def _numbered(comparison: Comparison) -> list[tuple[str, Row]]:
+    return [(f"{number} {row.title}", row) for number, row in enumerate(comparison.rows, start=1)]
+
+
+def _qualities(comparison: Comparison) -> Table:
+    rows = tuple(
+        (
+            title,
+            " ".join(map(str, row.num_experts)) if row.num_experts else MISSING,
+            *(quality(row, key, comparison.measure) for key in QUALITIES),
+            seeds_words(row),
+        )
+        for title, row in _numbered(comparison)
+    )
+    headings = [(HEADINGS[key], "") for key in QUALITIES]
+    headings[0] = (HEADINGS["gain"], unit_of_gain(comparison.measure))
+    return Table(
+        headings=(("Variant", ""), ("Experts", "per layer"), *headings, ("Seeds", "")),
+        sections=(Section(title="", rows=rows),),
+    )
+
+
+def _costs(comparison: Comparison) -> Table:
+    headings = ("Variant", "Parameters", "Active", "Trained", "Operations", "Time", "Memory")
+    units = ("", "total", "per token", "at most", "FLOPs", "training", "peak")
+    return Table(
+        headings=tuple(zip(headings, units, strict=True)),
+        sections=(
+            Section(
+                title="",
+                rows=tuple((title, *costs(row)) for title, row in _numbered(comparison)),
+            ),
+        ),
+    )
+
+
+def _plots(comparison: Comparison) -> list[Figure]:
+    gained = f"Gain on languages to learn, {unit_of_gain(comparison.measure)}"
+    wanted = [
+        ("Gain against what is kept", "kept", "Original languages kept, %", 100.0),
+        ("Gain against what is kept unseen", "kept_unseen", "Unseen originals kept, %", 100.0),
+        ("Gain against training", "training_flops", "Training operations, 10¹² FLOPs", 1e-12),
+        ("Gain against size", "parameters_total", "Parameters in all, millions", 1e-6),
+    ]
+    figures = []
+    for title, key, x_title, factor in wanted:
+        points = _points(comparison, key, factor)
+        if len(points) > 1:
+            note = (
+                "Top right is best." if key.startswith("kept") else "Top left is best."
+            ) + " Numbers as in the table; whiskers are ± one standard deviation."
+            plot = scatter(points, x_title=x_title, y_title=gained, label=title)
+            figures.append(Figure(title=title, note=note, plot=plot))
+    return figures
+
+
+def _points(comparison: Comparison, key: str, factor: float) -> list[Point]:
+    return [
+        Point(
+            number=number,
+            title=row.title,
+            x=factor * row.figures[key].mean,
+            y=row.figures["gain"].mean,
+            x_deviation=factor * (row.figures[key].deviation or 0.0),
+            y_deviation=row.figures["gain"].deviation or 0.0,
+            is_reference=row.cell == comparison.reference,
+        )
+        for number, row in enumerate(comparison.rows, start=1)
+        if key in row.figures and "gain" in row.figures
+    ]
+
+
+def _cells(comparison: Comparison) -> Table:
+    """Every run with its own numbers and its folder."""
+    shown: dict[str, Callable[[float], str]] = {
+        "gain": lambda value: decimal(value, 1 if comparison.measure == "accuracy" else 3),
+        "kept": percent,
+        "kept_unseen": percent,
+    }
+    rows = []
+    for one in comparison.outcomes:
+        numbers = (_shown(one.figures, key, write) for key, write in shown.items())
+        rows.append((one.cell, str(one.seed), one.status, *numbers, one.folder))
+    return Table(
+        headings=(
+            ("Cell", ""),
+            ("Seed", ""),
+            ("State", ""),
+            *((HEADINGS[key], "") for key in QUALITIES),
+            ("Folder", ""),
+        ),
+        sections=(Section(title="", rows=tuple(rows)),),
+    )
+
+
+def _shown(figures: Figures | None, key: str, write: Callable[[float], str]) -> str:
+    value = None if figures is None else getattr(figures, key)
+    return MISSING if value is None else write(value)

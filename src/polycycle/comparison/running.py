@@ -1,0 +1,152 @@
+"""Running the cells of a study, each in a process of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from polycycle.config import DEMO, Recipe, Study, cell_recipe, read_settings
+from polycycle.files import write_text
+from polycycle.stages import write_demo
+
+_SHARED = "demo"
+_TAIL_LINES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One variant with one seed.
+
+    Attributes:
+        name: of the variant.
+        seed: of data order and initialisation (and of the demo's texts).
+        folder: of its run.
+        recipe: everything it is told.
+        reuse: runs of other variants, whose stages it takes over where they are the same.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    recipe: Recipe
+    reuse: tuple[Path, ...] = ()
+
+    @property
+    def recipe_file(self) -> Path:
+        """The recipe as it was run; `polycycle run` on it does the same again."""
+        return self.folder.parent / f"{self.folder.name}.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        """What the run said."""
+        return self.folder.parent / f"{self.folder.name}.log"
+
+    @property
+    def result_file(self) -> Path:
+        """What the run found."""
+        return self.folder / "result.json"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run ended, with this very recipe."""
+        if not (self.result_file.is_file() and self.recipe_file.is_file()):
+            return False
+        return self.recipe_file.read_text(encoding="utf-8") == self.text
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it was begun with this recipe and has no result."""
+        begun = self.recipe_file.is_file() and self.log_file.is_file()
+        return begun and not self.is_done
+
+    @property
+    def text(self) -> str:
+        """The recipe as YAML."""
+        settings = self.recipe.model_dump(mode="json", exclude_unset=True)
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+    def last_words(self) -> str:
+        """The end of the log: what a failed run said last."""
+        if not self.log_file.is_file():
+            return ""
+        lines = self.log_file.read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return " ".join(said[-_TAIL_LINES:])
+
+
+def plan_cells(study: Study) -> list[Cell]:
+    """All cells, seed by seed. Every recipe is checked before anything is run.
+
+    Raises:
+        ConfigError: a variant's settings are wrong.
+    """
+    demo = study.recipe == DEMO
+    path = files("polycycle.microworld") / "demo.yaml"
+    settings = (
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        if demo
+        else read_settings(Path(study.recipe), what="recipe")
+    )
+    seeds = dict.fromkeys(seed for name in study.cells for seed in study.seeds_of(name))
+    cells = []
+    for seed in seeds:
+        names = [name for name in study.cells if seed in study.seeds_of(name)]
+        folders = {name: study.output / name / f"seed-{seed}" for name in names}
+        for name, folder in folders.items():
+            places: dict[str, Any] = {"output": str(folder), "seed": seed}
+            places["name"] = f"{study.title_of(name)}, seed {seed}"
+            if demo:
+                home = study.output / _SHARED / f"seed-{seed}"
+                places |= {"base": str(home / "base"), "data.root": str(home / "world")}
+            recipe = cell_recipe(study, name, settings, places)
+            others = tuple(other for other in folders.values() if other != folder)
+            cells.append(Cell(name=name, seed=seed, folder=folder, recipe=recipe, reuse=others))
+    return cells
+
+
+def run_cells(
+    study: Study, cells: Sequence[Cell], *, tell: Callable[[str], None], retry_failed: bool = True
+) -> None:
+    """Run every cell that has no result yet; one that fails is told, and the rest goes on.
+
+    Args:
+        study: for its recipe and titles.
+        cells: in this order.
+        tell: where a line for each cell goes.
+        retry_failed: run cells again that were begun and have no result. An interrupted cell goes
+            on where it was either way.
+    """
+    spoken = (cell.recipe.languages.groups().all_expanded for cell in cells)
+    expanded = tuple(dict.fromkeys(tag for tags in spoken for tag in tags))
+    waiting = [cell for cell in cells if not cell.is_done]
+    if not retry_failed:
+        waiting = [cell for cell in waiting if not cell.has_failed]
+    tell(f"{study.name}: {len(cells)} cells, {len(cells) - len(waiting)} need no run")
+    for number, cell in enumerate(waiting, start=1):
+        if study.recipe == DEMO:
+            home = study.output / _SHARED / f"seed-{cell.seed}"
+            write_demo(home, seed=cell.seed, tell=tell, expanded=expanded)
+        tell(f"[{number}/{len(waiting)}] {study.title_of(cell.name)}, seed {cell.seed} …")
+        started = time.monotonic()
+        code = _run(cell)
+        minutes = (time.monotonic() - started) / 60
+        if code == 0:
+            tell(f"    done in {minutes:.1f} min")
+        else:
+            tell(f"    FAILED (exit code {code}): {cell.last_words()}\n    {cell.log_file}")
+
+
+def _run(cell: Cell) -> int:
+    """The exit code of `polycycle run` on this cell's recipe."""
+    write_text(cell.recipe_file, cell.text)
+    command = [sys.executable, "-m", "polycycle", "run", str(cell.recipe_file)]
+    command += ["--set", f"reuse={json.dumps([str(folder) for folder in cell.reuse])}"]
+    with cell.log_file.open("w", encoding="utf-8") as log:
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode

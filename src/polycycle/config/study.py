@@ -1,0 +1,129 @@
+"""The study: one recipe in several variants and seeds, to be compared."""
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from polycycle.config.load import change_setting, parse_recipe, problems_of, read_settings
+from polycycle.config.recipe import Recipe, Section
+from polycycle.errors import ConfigError, did_you_mean
+
+DEMO = "demo"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+Settings = Annotated[dict[str, Any], Field(default_factory=dict)]
+
+
+class CellConfig(Section):
+    """One variant of the study's recipe."""
+
+    settings: Settings
+    """Settings of the recipe that differ, by dotted key: `experts.num_experts: 3`."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    """Seeds of this variant; by default the study's."""
+    title: str = ""
+    """Name in tables; by default the key."""
+
+
+def _as_cell(value: Any) -> Any:
+    """`{experts.num_experts: 3}` is short for `{settings: {experts.num_experts: 3}}`."""
+    if value is None:
+        return {}
+    if isinstance(value, dict) and not set(value) <= set(CellConfig.model_fields):
+        return {"settings": value}
+    return value
+
+
+class Study(Section):
+    """Variants of one recipe, each run with every seed."""
+
+    name: str
+    """Name in the report."""
+    question: str = ""
+    """What the study is to find out, in a sentence; stands at the head of the report."""
+    recipe: str
+    """The recipe that all variants start from, relative to the study's file; or `demo`."""
+    output: Path
+    """Folder of all runs, and of the comparison."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    """Each variant is run once with each; noise is what they differ by."""
+    settings: Settings
+    """Settings that all variants change."""
+    cells: Annotated[
+        dict[str, Annotated[CellConfig, BeforeValidator(_as_cell)]], Field(min_length=1)
+    ]
+    """The variants, by a name that also names their folder."""
+    reference: str | None = None
+    """The variant that the others are measured against; by default the first."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for name in self.cells:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"cells: {name!r} is to name a folder: lower-case letters, digits, . _ - only; "
+                    "put a nicer one into its `title`"
+                )
+        if self.reference is not None and self.reference not in self.cells:
+            raise ValueError(
+                f"reference: no cell {self.reference!r}.{did_you_mean(self.reference, self.cells)}"
+            )
+        return self
+
+    def title_of(self, cell: str) -> str:
+        """What a variant is called in tables."""
+        return self.cells[cell].title or cell
+
+    def seeds_of(self, cell: str) -> tuple[int, ...]:
+        """The seeds that a variant is run with."""
+        return self.cells[cell].seeds or self.seeds
+
+
+def load_study(path: Path, output: Path | None = None) -> Study:
+    """The study in a YAML file.
+
+    Args:
+        path: of the file.
+        output: put in the place of what the file says.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or settings are wrong; all together.
+    """
+    settings = read_settings(path, what="study")
+    if output is not None:
+        settings["output"] = str(output)
+    try:
+        study = Study.model_validate(settings)
+    except ValidationError as error:
+        lines = problems_of(error, Study)
+        raise ConfigError("\n  ".join([f"{path}: {len(lines)} problem(s)", *lines])) from error
+    if study.recipe == DEMO:
+        return study
+    return study.model_copy(update={"recipe": str(path.parent / study.recipe)})
+
+
+def cell_recipe(
+    study: Study, cell: str, recipe: Mapping[str, Any], places: Mapping[str, Any]
+) -> Recipe:
+    """The recipe of one variant, checked.
+
+    Args:
+        study: what it belongs to.
+        cell: its name.
+        recipe: settings of the study's recipe.
+        places: what depends on where and with which seed it is run: `output`, `seed`, ….
+
+    Raises:
+        ConfigError: the variant's settings are wrong, naming it.
+    """
+    settings = copy.deepcopy(dict(recipe))
+    where = f"cell {cell}"
+    for changes in (study.settings, study.cells[cell].settings, places):
+        for key, value in changes.items():
+            change_setting(settings, key, copy.deepcopy(value), where=f"{where}, {key}")
+    return parse_recipe(settings, where=where)

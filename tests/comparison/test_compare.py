@@ -1,0 +1,99 @@
+"""A whole comparison: cells run once, failures shown, everything traceable."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from polycycle.cli import app
+from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
+from tests.tiny import save_dense
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    base = save_dense(folder / "base", vocab_size=VOCAB_SIZE, dtype=torch.bfloat16)
+    make_tokenizer().save_pretrained(base)
+    for language in ("en", "el"):
+        for part, seed, count in (("train", 0, 60), ("valid", 1, 6)):
+            rows = [{"text": text} for text in sentences(language, count, seed=seed)]
+            write_jsonl(folder / part / f"{language}.jsonl", rows)
+    training = {"batch_size": 4, "sequence_length": 32}
+    recipe = {
+        "base": str(base),
+        "output": "elsewhere",
+        "languages": {"original": ["en"], "expanded": ["el"]},
+        "data": {
+            "root": str(folder),
+            "train": "train/{language}.jsonl",
+            "valid": "valid/{language}.jsonl",
+        },
+        "experts": {"num_experts": 3},
+        "post_pretrain": {"tokens": 1000, **training},
+        "review": {"replay_documents": 10, "expanded_documents": 10, **training},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    return folder
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+
+@pytest.mark.slow
+def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
+    study = {
+        "name": "prior or not <b>",
+        "question": "Does the prior loss keep more?",
+        "recipe": "recipe.yaml",
+        "output": str(world / "out"),
+        "seeds": [0],
+        "cells": {
+            "with": None,
+            "without": {"title": "Without <prior>", "settings": {"review.prior_coef": 0.0}},
+            "too-much": {"post_pretrain.tokens": 10_000_000},
+        },
+    }
+    file = world / "study.yaml"
+    file.write_text(json.dumps(study))
+    first = call(file, "--only", "with")
+    assert first.exit_code == 0, first.output
+    assert "1 not run" in first.output
+    before = (world / "out/with/seed-0/result.json").stat().st_mtime_ns
+    done = call(file)
+    assert done.exit_code == 0, done.output
+    assert "too-much, seed 0 failed" in done.output
+    assert "el" in done.output
+    assert (world / "out/with/seed-0/result.json").stat().st_mtime_ns == before
+    # The second cell took over what the first had made.
+    log = (world / "out/without/seed-0.log").read_text()
+    assert "post-pretrain: taken over from" in log
+    found = json.loads((world / "out/comparison.json").read_text())
+    states = {cell["cell"]: cell["status"] for cell in found["cells"]}
+    assert states == {"with": "done", "without": "done", "too-much": "failed"}
+    result = json.loads((world / "out/without/seed-0/result.json").read_text())
+    base, final = result["models"][0]["scores"], result["models"][-1]["scores"]
+    row = next(row for row in found["rows"] if row["cell"] == "without")
+    saved = base["el"]["bits_per_byte"] - final["el"]["bits_per_byte"]
+    assert row["figures"]["gain"] == {"mean": saved, "deviation": None, "seeds": 1}
+    kept = base["en"]["bits_per_byte"] / final["en"]["bits_per_byte"]
+    assert row["figures"]["kept"]["mean"] == pytest.approx(kept)
+    assert row["against_reference"]["gain"] == "one seed"
+    page = (world / "out/comparison.html").read_text()
+    assert "Without &lt;prior&gt;" in page
+    assert "<b>" not in page.replace("<b>Gain", "")
+    assert page.count("<svg") == 3
+    assert "http" not in page.split("</style>")[1]
+    # Nothing is left to do; a failed cell is tried again unless told not to.
+    shown = call(file, "--no-retry")
+    assert "3 cells, 3 need no run" in shown.output
+
+
+def test_wrong_options_say_what_there_is(world):
+    study = {"name": "s", "recipe": "recipe.yaml", "output": "o", "cells": {"one": None}}
+    (world / "s.yaml").write_text(json.dumps(study))
+    assert "Did you mean 'one'" in call(world / "s.yaml", "--only", "ones").output
+    assert "write numbers" in call(world / "s.yaml", "--seeds", "a").output
+    assert "the study has 0, 1, 2" in call(world / "s.yaml", "--seeds", "7").output

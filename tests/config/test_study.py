@@ -1,0 +1,86 @@
+"""Studies: what they may say, and that every variant is checked before anything is run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polycycle.comparison import plan_cells
+from polycycle.config import load_study
+from polycycle.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def study(tmp_path, **changes):
+    settings = {
+        "name": "s",
+        "recipe": "demo",
+        "output": str(tmp_path / "out"),
+        "cells": {"two": {"experts.num_experts": 2}, "six": None},
+        **changes,
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return path
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("recipes/studies/*.yaml")], ids=lambda path: path.name)
+def test_every_study_that_ships_is_possible(path):
+    assert plan_cells(load_study(path))
+
+
+def test_cells_are_variants_of_the_recipe_seed_by_seed(tmp_path):
+    asked = load_study(
+        study(
+            tmp_path,
+            seeds=[3, 4],
+            settings={"experts.num_experts": 5, "review.tokens": 7},
+            cells={
+                "two": {"experts.num_experts": 2},
+                "once": {"seeds": [4], "title": "Once", "settings": {"review": None}},
+            },
+        )
+    )
+    cells = plan_cells(asked)
+    assert [(cell.name, cell.seed) for cell in cells] == [("two", 3), ("two", 4), ("once", 4)]
+    two, _, once = (cell.recipe for cell in cells)
+    assert (two.experts.num_experts, two.review.tokens, two.seed) == (2, 7, 3)
+    assert (once.experts.num_experts, once.review) == (5, None)
+    assert two.output == tmp_path / "out" / "two" / "seed-3"
+    assert cells[1].reuse == (cells[2].folder,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cells": {}}, "cells"),
+        ({"cells": {"Two!": None}}, "'Two!' is to name a folder"),
+        ({"reference": "tow"}, "no cell 'tow'. Did you mean 'two'"),
+        ({"seed": [1]}, "seed: unknown setting. Did you mean 'seeds'"),
+        ({"seeds": []}, "seeds"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_study(study(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"experts.num_expert": 2}, "cell odd: .*\n.*experts.num_expert: unknown setting"),
+        ({"seed.x": 2}, "cell odd, seed.x: seed is a single value"),
+    ],
+)
+def test_a_wrong_variant_is_named(tmp_path, settings, message):
+    path = study(tmp_path, cells={"good": None, "odd": settings})
+    with pytest.raises(ConfigError, match=message):
+        plan_cells(load_study(path))
+
+
+def test_a_missing_study_or_recipe_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no study at"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"no recipe at .*none\.yaml"):
+        plan_cells(load_study(study(tmp_path, recipe="none.yaml")))
