@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from polycycle.data import IGNORED_LABEL, evaluation_windows
+from polycycle.data import IGNORED_LABEL, evaluation_windows, mixed_windows
 from tests.data.corpora import ENGLISH, corpus_of
 from tests.data.test_packing import tiny_llama
 
@@ -52,3 +52,25 @@ def test_window_scores_of_short_documents_equal_scores_of_each_alone(tmp_path):
         log_probs = model(ids, use_cache=False).logits[0, :-1].log_softmax(-1)
         alone -= log_probs.gather(1, ids[0, 1:, None]).sum().item()
     assert together == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("context_length", [7, 256])
+def test_mixed_text_is_the_first_half_of_one_document_and_the_last_of_another(
+    tmp_path, context_length
+):
+    first, second = corpus_of(tmp_path, ENGLISH), corpus_of(tmp_path, [LONG, "x", *ENGLISH])
+    batches = list(
+        mixed_windows(first, second, context_length=context_length, num_texts=3, batch_tokens=300)
+    )
+    longest = (context_length - 1) // 2
+    wanted = []
+    for index in range(3):
+        head, tail = (corpus.text_tokens(index).tolist() for corpus in (first, second))
+        head, tail = head[: (len(head) + 1) // 2], tail[len(tail) // 2 :]
+        wanted.append([first.policy.start, *head[:longest], *tail[:longest]])
+    found = []
+    for batch in batches:
+        assert batch.input_ids.shape[1] <= context_length
+        for ids, targets, real in zip(batch.input_ids, batch.targets, batch.is_real, strict=True):
+            found.append([*ids[real].tolist(), targets[real][-1].item()])
+    assert sorted(found) == sorted(wanted)

@@ -13,10 +13,13 @@ from polycycle.data import (
     tokenize_corpus,
 )
 from polycycle.evaluation import answer_questions, measure_text, routing_table
+from polycycle.languages import LanguageGroups
 from polycycle.modeling import NewExperts
 from polycycle.surgery import upcycle
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import load, save_dense
+
+GROUPS = LanguageGroups(original=("en",), expanded=(("el",),))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def test_bits_per_byte_is_the_slow_sum_over_documents(setup):
     assert tally.bits_per_byte(num_bytes) == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
     assert tally.tokens == corpus.statistics.text_tokens
     assert tally.expert0_share is None
-    assert routing_table({"el": tally}) is None
+    assert routing_table({"el": tally}, GROUPS) is None
 
 
 @torch.no_grad()
@@ -82,7 +85,7 @@ def test_a_fresh_upcycle_has_diverged_from_nothing(setup, tmp_path):
 def test_routing_shares_add_up_and_skip_dense_layers(setup):
     _, moved, corpus, _ = setup
     tally = measure_text(moved, windows(corpus))
-    table = routing_table({"el": tally})
+    table = routing_table({"el": tally}, GROUPS)
     assert table.moe_layers == (0, 2)
     assert table.num_experts == (3, 4)
     for usage in table.usage["el"]:

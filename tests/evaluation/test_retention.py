@@ -1,13 +1,23 @@
 """The gate's rates and the trade of its threshold, against a model that really runs with it."""
 
 import math
+from time import sleep
 
 import pytest
 import torch
 
 from polycycle.data import IGNORED_LABEL, WindowBatch
-from polycycle.evaluation import GatedTexts, measure_gate, measure_text, retention_trade
+from polycycle.evaluation import (
+    GatedTexts,
+    judge_mixed,
+    measure_gate,
+    measure_text,
+    prefill_speed,
+    retention_trade,
+)
+from polycycle.modeling import block
 from tests.modeling.test_retention import gate_of, gated, mixed_prompts
+from tests.tiny import token_ids
 
 BYTES = 1000
 
@@ -50,3 +60,46 @@ def test_rates_of_tokens_follow_the_mean_so_far():
     assert nats[0] == pytest.approx(20)
     assert nats[-1] == pytest.approx(8)
     assert trade.set_point.bits_per_byte["en"] * math.log(2) * 2 == pytest.approx(14)
+
+
+def test_mixed_texts_are_judged_as_the_model_judges_them(tmp_path):
+    _, moe = gated(tmp_path)
+    prompts, original = mixed_prompts(moe)
+    batch, gate = batch_of(prompts), gate_of(moe)
+    found = judge_mixed(
+        moe, [batch] * 2, language="el", begins="original", threshold=gate.threshold
+    )
+    assert moe.judge_original(batch.input_ids, batch.is_real.long()).tolist() == original.tolist()
+    assert (found.texts, found.text_rate) == (24, original.float().mean().item())
+    tokens = [
+        moe.judge_original(prompts[:, :end]).float().mean().item()
+        for end in range(1, prompts.shape[1] + 1)
+    ]
+    assert found.token_rate == pytest.approx(sum(tokens) / len(tokens))
+
+
+def test_a_kept_text_is_read_at_the_bases_speed(tmp_path, monkeypatch):
+    _, moe = gated(tmp_path)
+    threshold, whole = gate_of(moe).threshold, block.moe_forward
+
+    def slow(*args):
+        sleep(0.05)
+        return whole(*args)
+
+    monkeypatch.setattr(block, "moe_forward", slow)
+    text = token_ids(300)
+    speed = prefill_speed(moe, text, context_length=64, seconds=60)
+    assert (speed.batch, speed.length, speed.device, speed.dtype) == (4, 64, "cpu", "float32")
+    # Three layers wait 50 ms each in the mixture, and in nothing else.
+    assert speed.batch * speed.length / speed.mixture > 0.15
+    assert speed.batch * speed.length / speed.kept < 0.15
+    assert speed.batch * speed.length / speed.base < 0.15
+    assert gate_of(moe).threshold == threshold
+    assert not moe.training
+
+
+def test_slow_models_read_less_text(tmp_path):
+    _, moe = gated(tmp_path)
+    speed = prefill_speed(moe, token_ids(600), context_length=256, seconds=0)
+    assert (speed.batch, speed.length) == (1, 128)
+    assert prefill_speed(moe, token_ids(20), context_length=256).length == 20

@@ -1,6 +1,7 @@
 """A whole run at the smallest scale: what it writes, what it skips, what it does again."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -196,6 +197,11 @@ def test_a_layermoe_run_measures_similarity_once_and_shares_its_experts_out(
     alike = table.expanded_original
     (judging,) = [i for i, share in enumerate(routing.judged_original["en"]) if share is not None]
     assert alike[judging] == max(alike)
+    (noted,) = result.similarities
+    assert (noted.group, noted.model, noted.is_allocated) == (1, "base", True)
+    assert noted.per_layer == table.per_layer
+    assert noted.new_experts == tuple(count - 1 for count in routing.num_experts)
+    assert noted.classifier_layers == (routing.moe_layers[judging],)
     recipe_settings["experts"]["allocation"]["total_experts"] = 9
     notes = []
     run_recipe(parse_recipe(recipe_settings), notes.append)
@@ -220,6 +226,18 @@ def test_a_run_with_exact_retention_reports_its_rates_and_keeps_what_it_judged(
     assert "−∞" in page
     again = load_result(save_result(result, tmp_path / "result.json"))
     assert again.model("review").retention == review.retention
+
+
+def test_exact_retention_is_measured_on_text_of_two_languages_and_for_speed(recipe_settings):
+    recipe_settings["languages"]["expanded"] = [["el"], ["tr"]]
+    recipe_settings["experts"] = {"num_experts": 3, "exact_retention": {"threshold": -1e9}}
+    recipe_settings["review"] = None
+    found = run_recipe(parse_recipe(recipe_settings), lambda note: None, until="post_pretrain")
+    trade = found.final.retention
+    halves = [(one.language, one.begins) for one in trade.mixed]
+    assert halves == [(tag, first) for tag in ("el", "tr") for first in ("original", "expanded")]
+    assert {(one.texts, one.text_rate, one.token_rate) for one in trade.mixed} == {(10, 1.0, 1.0)}
+    assert min(trade.speed.base, trade.speed.kept, trade.speed.mixture) > 0
 
 
 def write_task(tmp_path, language, response):
@@ -295,11 +313,33 @@ def test_a_second_group_leaves_the_first_as_it_was(recipe_settings, tmp_path):
     assert reviewed
     assert all(".router.rows." in name for name in reviewed)
     assert result.final.routing.num_experts == (5, 5, 5)
+    of_groups = [model.tensor_bytes for model in result.models if model.tensor_bytes]
+    assert [len(one.groups) for one in of_groups] == [1, 1, 2, 2]
+    assert len({one.base for one in of_groups}) == 1
     config = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "review-g2").config
     assert not config.masked_groups
     assert config.language_groups["expanded"] == [["el"], ["tr"]]
     page = write_report(result, tmp_path / "report").read_text()
     assert "review-g2" in page
+
+
+def test_a_later_group_that_spoils_an_earlier_one_is_told(recipe_settings, tmp_path):
+    recipe_settings["languages"] = {"original": ["en"], "expanded": [["el"], ["tr"]]}
+    settings = {"learning_rate": 0.05, "validate_every_steps": 5, "scheduler": "constant"}
+    recipe_settings["post_pretrain"] |= settings
+    notes = []
+    result = run_recipe(parse_recipe(recipe_settings), notes.append)
+    told = {(one.stage, one.kind): one.message for one in result.alarms if "G1" in one.message}
+    message = told["post-pretrain-g2", "forgetting"]
+    assert any("G1 (el)" in note for note in notes)
+    # Held to what the finished model of the first group needed.
+    finished, later = (
+        next(curve for curve in result.curves if curve.stage == stage).validations
+        for stage in ("review", "post-pretrain-g2")
+    )
+    ratios = [point.bits_per_byte["el"] / finished[-1].bits_per_byte["el"] for point in later]
+    ratio = float(re.search(r"need ([\d.]+) ×", message)[1])
+    assert min(abs(ratio - one) for one in ratios) < 0.01 * ratio
 
 
 @pytest.mark.slow

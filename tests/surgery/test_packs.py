@@ -5,7 +5,7 @@ import torch
 
 from polycycle.checkpoint import content_hash, open_checkpoint
 from polycycle.errors import CheckpointError, UpcycleError
-from polycycle.surgery import grow, pack, unpack, upcycle
+from polycycle.surgery import grow, pack, tensor_bytes, unpack, upcycle
 from tests.surgery.test_growing import finished
 from tests.tiny import FAMILIES, load, save_dense, token_ids
 
@@ -17,6 +17,11 @@ def test_base_and_pack_are_the_model_bit_for_bit(tmp_path, family):
     base, packed = open_checkpoint(tmp_path / "dense"), open_checkpoint(tmp_path / "pack")
     assert not set(base.tensors) & set(packed.tensors)
     assert left_out == sum(info.num_bytes for info in base.tensors.values())
+    sizes = tensor_bytes(open_checkpoint(model))
+    assert sizes.base == left_out
+    packed_bytes = sum(info.num_bytes for info in packed.tensors.values())
+    assert sum(sizes.groups) + sizes.shared == packed_bytes
+    assert sizes.shared == 2 * 32 * 4  # a classifier and a gate
     unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "back")
     assert content_hash(open_checkpoint(tmp_path / "back")) == content_hash(open_checkpoint(model))
     ids = token_ids(2, 12)
@@ -32,6 +37,11 @@ def test_the_last_group_can_be_left_out(tmp_path):
     back = open_checkpoint(tmp_path / "first")
     assert content_hash(back) == content_hash(open_checkpoint(model))
     assert back.config["num_experts_per_layer"] == [3, 1, 4]
+    one, both = (tensor_bytes(open_checkpoint(folder)) for folder in (model, tmp_path / "g2"))
+    assert (both.base, both.groups[0]) == (one.base, one.groups[0])
+    assert len(one.groups) == 1
+    # Three experts of three matrices and a router row each, in float32.
+    assert both.groups[1] == 3 * 4 * (3 * 32 * 48 + 32)
     assert back.config["language_groups"]["expanded"] == [["el", "tr"]]
     load(tmp_path / "first")
     with pytest.raises(UpcycleError, match="the pack has 2"):

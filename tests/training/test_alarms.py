@@ -1,10 +1,14 @@
 """Each alarm is provoked, and stays silent just short of its threshold."""
 
+import json
+
 import pytest
 import torch
 
+from polycycle.evaluation import usage_entropy
+from polycycle.languages import LanguageGroups
 from polycycle.training.alarms import Alarms
-from polycycle.training.monitor import StepRouting, usage_entropy
+from polycycle.training.monitor import StepRouting
 from polycycle.training.settings import AlarmSettings
 from tests.training.tiny_run import GROUPS
 
@@ -35,6 +39,37 @@ def test_forgetting_is_silent_within_its_ratio():
     watch = alarms()
     for step in range(4):
         assert watch.after_validation(step, {"en": 1.019, "fr": 2.038}) == []
+
+
+LATER = LanguageGroups(original=("en",), expanded=(("el", "tr"), ("bn",)))
+
+
+def test_earlier_groups_are_to_be_kept_while_a_later_one_trains():
+    watch = Alarms(AlarmSettings(), LATER, {"en": 1.0, "el": 2.0, "tr": 2.0}, 100)
+    worse = {"en": 1.0, "el": 2.0, "tr": 2.2, "bn": 3.0}
+    assert watch.after_validation(10, worse) == []
+    (alarm,) = watch.after_validation(20, worse)
+    assert alarm.kind == "forgetting"
+    assert "earlier group G1 (el, tr) need 1.050 ×" in alarm.message
+    assert "model before this group" in alarm.message
+    # Said once; the original languages are watched apart.
+    assert watch.after_validation(30, worse) == []
+    watch.after_validation(40, {**worse, "en": 1.1})
+    assert ["original" in one.message for one in watch.after_validation(50, {"en": 1.1})] == [True]
+
+
+def test_only_the_newest_group_is_to_learn():
+    watch = Alarms(AlarmSettings(forgetting_ratio=None), LATER, {}, 100)
+    for step, bn in ((80, 3.0), (100, 2.0)):
+        assert watch.after_validation(step, {"el": 2.0, "tr": 2.0, "bn": bn}) == []
+
+
+def test_a_resume_remembers_what_was_worse():
+    bad = {"en": 1.03, "fr": 2.06}
+    first, second = alarms(), alarms()
+    assert first.after_validation(0, bad) == []
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert kinds(second.after_validation(1, bad)) == ["forgetting"]
 
 
 @pytest.mark.parametrize(("last", "raised"), [(2.0, ["plateau"]), (1.995, ["plateau"]), (1.98, [])])

@@ -21,7 +21,7 @@ from polycycle.data.tokens import (
     TokenizedCorpus,
     tokenize_corpus,
 )
-from polycycle.data.windows import WindowBatch, evaluation_windows
+from polycycle.data.windows import WindowBatch, evaluation_windows, mixed_windows
 
 __all__ = [
     "IGNORED_LABEL",
@@ -41,6 +41,7 @@ __all__ = [
     "collate",
     "document_policy",
     "evaluation_windows",
+    "mixed_windows",
     "packed_model_inputs",
     "read_documents",
     "read_excerpt",

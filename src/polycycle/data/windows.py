@@ -14,6 +14,9 @@ from torch import Tensor
 from polycycle.data.packing import IGNORED_LABEL
 from polycycle.data.tokens import TokenizedCorpus
 
+Window = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Tokens of a window, and the token that each is to predict."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowBatch:
@@ -55,20 +58,54 @@ def evaluation_windows(
         for index in range(len(corpus) if num_documents is None else num_documents)
         for window in _windows(corpus.policy.start, corpus.text_tokens(index), context_length)
     ]
+    yield from _batches(windows, batch_tokens, corpus.policy.eos)
+
+
+def _batches(windows: list[Window], batch_tokens: int, pad_token: int) -> Iterator[WindowBatch]:
+    """Windows of similar length together."""
     windows.sort(key=lambda window: len(window[0]))
-    batch: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    batch: list[Window] = []
     for window in windows:
         if batch and (len(batch) + 1) * len(window[0]) > batch_tokens:
-            yield _padded(batch, corpus.policy.eos)
+            yield _padded(batch, pad_token)
             batch = []
         batch.append(window)
     if batch:
-        yield _padded(batch, corpus.policy.eos)
+        yield _padded(batch, pad_token)
 
 
-def _windows(
-    start: int, text: NDArray[np.int32], context_length: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def mixed_windows(
+    first: TokenizedCorpus,
+    second: TokenizedCorpus,
+    *,
+    context_length: int,
+    num_texts: int,
+    batch_tokens: int = 8192,
+) -> Iterator[WindowBatch]:
+    """Texts that begin with the first half of one document and end with the last of another.
+
+    Document i of one corpus meets document i of the other; the shorter corpus ends it. A half is at
+    most half of the context.
+
+    Args:
+        first: what the texts begin with.
+        second: what they end with.
+        context_length: tokens of the longest window.
+        num_texts: at most so many.
+        batch_tokens: tokens of a batch, padding included.
+    """
+    longest = max((context_length - 1) // 2, 1)
+    windows = []
+    for index in range(min(num_texts, len(first), len(second))):
+        head, tail = first.text_tokens(index), second.text_tokens(index)
+        head, tail = head[: (len(head) + 1) // 2], tail[len(tail) // 2 :]
+        mixed = np.concatenate([[first.policy.start], head[:longest], tail[:longest]])
+        tokens = mixed.astype(np.int64)
+        windows.append((tokens[:-1], tokens[1:]))
+    yield from _batches(windows, batch_tokens, first.policy.eos)
+
+
+def _windows(start: int, text: NDArray[np.int32], context_length: int) -> Iterator[Window]:
     tokens = np.concatenate([[start], text]).astype(np.int64)
     num_targets = len(tokens) - 1
     scored = 0
@@ -83,9 +120,7 @@ def _windows(
         scored = end
 
 
-def _padded(
-    windows: list[tuple[NDArray[np.int64], NDArray[np.int64]]], pad_token: int
-) -> WindowBatch:
+def _padded(windows: list[Window], pad_token: int) -> WindowBatch:
     longest = max(len(inputs) for inputs, _ in windows)
     input_ids = torch.full((len(windows), longest), pad_token)
     targets = torch.full((len(windows), longest), IGNORED_LABEL)

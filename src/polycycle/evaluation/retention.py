@@ -9,7 +9,7 @@ Letters: B windows of a batch, T tokens of the longest one.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polycycle.data import IGNORED_LABEL, WindowBatch
-from polycycle.modeling import frozen_expert_only, record_routing, without_retention_gate
-from polycycle.results import RetentionPoint, RetentionTrade
+from polycycle.modeling import (
+    RoutingRecord,
+    frozen_expert_only,
+    record_routing,
+    without_retention_gate,
+)
+from polycycle.results import MixedText, RetentionPoint, RetentionSpeed, RetentionTrade
 
 _QUANTILES = 11
 
@@ -43,6 +48,21 @@ class GatedTexts:
     tokens: int
     tokens_original: int
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the gate makes of the windows of one batch.
+
+    Attributes:
+        scores: [B] mean score of each window.
+        tokens: tokens of all windows, padding left out.
+        tokens_original: how many of them it judges original where they stand.
+    """
+
+    scores: Tensor
+    tokens: int
+    tokens_original: int
 
 
 @torch.no_grad()
@@ -75,13 +95,63 @@ def _add(model: Any, batch: WindowBatch, texts: GatedTexts, threshold: float) ->
         texts.mixture_nats += _nats(model, ids, targets)
     with frozen_expert_only():
         texts.base_nats += _nats(model, ids, targets)
+    judged = _judged(routing, real_BT, threshold)
+    texts.scores += judged.scores.tolist()
+    texts.tokens += judged.tokens
+    texts.tokens_original += judged.tokens_original
+
+
+def _judged(routing: RoutingRecord, real_BT: Tensor, threshold: float) -> Judged:
     scores_BT = routing.gate_scores
     assert scores_BT is not None, "the model has no retention gate"
     sums = (scores_BT * real_BT).double().cumsum(1)
     counts = real_BT.double().cumsum(1)
-    texts.scores += (sums[:, -1] / counts[:, -1]).tolist()
-    texts.tokens += int(real_BT.sum())
-    texts.tokens_original += int(((sums > threshold * counts) & real_BT).sum())
+    return Judged(
+        scores=sums[:, -1] / counts[:, -1],
+        tokens=int(real_BT.sum()),
+        tokens_original=int(((sums > threshold * counts) & real_BT).sum()),
+    )
+
+
+@torch.no_grad()
+def judge_mixed(
+    model: Any,
+    batches: Iterable[WindowBatch],
+    *,
+    language: str,
+    begins: Literal["original", "expanded"],
+    threshold: float,
+) -> MixedText:
+    """How often the gate takes texts of two languages for original. One forward pass.
+
+    Args:
+        model: with a retention gate, on any device.
+        batches: texts of which one half is of an original language.
+        language: the expanded one.
+        begins: which half stands first.
+        threshold: the gate's.
+    """
+    texts = texts_original = tokens = tokens_original = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            with without_retention_gate(), record_routing(model) as routing:
+                model(input_ids=batch.input_ids.to(model.device), use_cache=False)
+            judged = _judged(routing, batch.is_real.to(model.device), threshold)
+            texts += len(judged.scores)
+            texts_original += int((judged.scores > threshold).sum())
+            tokens += judged.tokens
+            tokens_original += judged.tokens_original
+    finally:
+        model.train(was_training)
+    return MixedText(
+        language=language,
+        begins=begins,
+        texts=texts,
+        text_rate=texts_original / texts,
+        token_rate=tokens_original / tokens,
+    )
 
 
 def _nats(model: Any, ids: Tensor, targets: Tensor) -> list[float]:
@@ -93,12 +163,20 @@ def _nats(model: Any, ids: Tensor, targets: Tensor) -> list[float]:
     ]
 
 
-def retention_trade(texts: Mapping[str, GatedTexts], threshold: float) -> RetentionTrade:
+def retention_trade(
+    texts: Mapping[str, GatedTexts],
+    threshold: float,
+    *,
+    mixed: Sequence[MixedText] = (),
+    speed: RetentionSpeed | None = None,
+) -> RetentionTrade:
     """Rates at the threshold that is set, and the trade at thresholds over the whole range.
 
     Args:
         texts: by language.
         threshold: the gate's.
+        mixed: rates on text of two languages.
+        speed: what a kept text gains.
     """
     pooled = [score for one in texts.values() for score in one.scores]
     grid = {*np.quantile(pooled, np.linspace(0, 1, _QUANTILES)).tolist(), threshold}
@@ -108,6 +186,8 @@ def retention_trade(texts: Mapping[str, GatedTexts], threshold: float) -> Retent
         texts={language: len(one.scores) for language, one in texts.items()},
         token_rate={language: one.tokens_original / one.tokens for language, one in texts.items()},
         points=tuple(points),
+        mixed=tuple(mixed),
+        speed=speed,
     )
 
 

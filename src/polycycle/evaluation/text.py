@@ -29,8 +29,8 @@ class LayerTally:
         expert0_weight: sum of the frozen expert's share of each token's weights.
         assignments: [E] how often each expert was chosen.
         tokens: tokens counted.
-        judged_original: tokens that the language classifier sent to expert 0 alone; None without a
-            classifier.
+        judged_original: tokens that the language classifier judged original, whatever a retention
+            gate made of their text; None without a classifier.
     """
 
     expert0_weight: float
@@ -119,7 +119,8 @@ def _measure_batch(model: Any, batch: WindowBatch, tally: TextTally, *, record: 
         rows = slice(start, start + _ROWS)
         _score_rows(logits[rows], targets[rows], base_logits, rows, tally)
     if routing is not None:
-        _tally_routing(routing, batch.is_real.to(device).flatten(), tally)
+        threshold = float(getattr(model.config, "classifier_threshold", 0.0))
+        _tally_routing(routing, batch.is_real.to(device).flatten(), tally, threshold)
 
 
 def has_retention_gate(model: Any) -> bool:
@@ -140,7 +141,9 @@ def _score_rows(
         tally.kl_nats += (base.exp() * (base - log_probs)).sum(-1).double().sum().item()
 
 
-def _tally_routing(routing: RoutingRecord, is_real: Tensor, tally: TextTally) -> None:
+def _tally_routing(
+    routing: RoutingRecord, is_real: Tensor, tally: TextTally, threshold: float
+) -> None:
     for layer in routing.layers:
         weights = layer.expert_weights[is_real].float()
         ids = layer.expert_ids[is_real]
@@ -153,6 +156,6 @@ def _tally_routing(routing: RoutingRecord, is_real: Tensor, tally: TextTally) ->
         before.expert0_weight += (on_frozen / weights.sum(-1)).double().sum().item()
         before.assignments += assignments
         before.tokens += len(ids)
-        if layer.judged_original is not None:
-            judged = int(layer.judged_original[is_real].sum())
+        if layer.classifier_scores is not None:
+            judged = int((layer.classifier_scores[is_real] > threshold).sum())
             before.judged_original = (before.judged_original or 0) + judged

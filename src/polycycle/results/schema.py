@@ -79,20 +79,31 @@ class RoutingTable(Part):
     """Per language: the frozen expert's share of the assignments' weight, in each MoE layer."""
     usage: dict[str, tuple[tuple[Share, ...], ...]]
     """Per language: each expert's share of the assignments, in each MoE layer."""
+    usage_entropy: dict[str, tuple[Share, ...]] = {}
+    """Per language: entropy of `usage` over ln(experts), in each MoE layer; 1 is perfectly even."""
+    divergence_from_original: dict[str, tuple[Share, ...]] = {}
+    """Per language: Jensen–Shannon divergence in bits between its `usage` and the mean usage of the
+    replayed original languages other than itself, in each MoE layer; 0 is alike, 1 is without a
+    common expert. A language without such others is left out."""
     judged_original: dict[str, tuple[Share | None, ...]] = {}
-    """Per language: share of tokens that the language classifier sent to expert 0 alone, in each
-    MoE layer; None where the layer has no classifier, empty where no layer has one."""
+    """Per language: share of tokens that the language classifier judged original, in each MoE
+    layer; None where the layer has no classifier, empty where no layer has one."""
+    classifier_accuracy: dict[str, tuple[Share | None, ...]] = {}
+    """The same as shares of tokens judged rightly."""
 
     @model_validator(mode="after")
     def _lists_run_over_moe_layers(self) -> Self:
         layers = len(self.moe_layers)
         if len(self.num_experts) != layers:
             raise ValueError(f"num_experts has {len(self.num_experts)} layers, expected {layers}")
-        for name, table in (
-            ("expert0_share", self.expert0_share),
-            ("judged_original", self.judged_original),
+        for name in (
+            "expert0_share",
+            "usage_entropy",
+            "divergence_from_original",
+            "judged_original",
+            "classifier_accuracy",
         ):
-            for language, shares in table.items():
+            for language, shares in getattr(self, name).items():
                 if len(shares) != layers:
                     raise ValueError(
                         f"{name}[{language}] has {len(shares)} layers, expected {layers}"
@@ -117,6 +128,45 @@ class RetentionPoint(Part):
     """Per language."""
 
 
+class MixedText(Part):
+    """What the retention gate makes of texts of which one half is original, the other expanded."""
+
+    language: str
+    """The expanded one."""
+    begins: Literal["original", "expanded"]
+    """Which half stands first."""
+    texts: Annotated[int, Field(ge=1)]
+    """How many were measured."""
+    text_rate: Share
+    """Share of texts judged original: the base computes their expanded half, too."""
+    token_rate: Share
+    """Share of tokens judged original where they stand, by the mean up to them."""
+
+
+class RetentionSpeed(Part):
+    """How fast original text is read (prefill, without a cache), in tokens per second.
+
+    Medians over `repeats`, taken in turns in one process.
+    """
+
+    base: float
+    """The frozen base's blocks alone."""
+    kept: float
+    """The model when its gate keeps the text: the base and one dot product per token."""
+    mixture: float
+    """The model when its gate does not keep the text: the mixture of experts."""
+    batch: Annotated[int, Field(ge=1)]
+    """Texts read together."""
+    length: Annotated[int, Field(ge=1)]
+    """Tokens of each."""
+    repeats: Annotated[int, Field(ge=1)]
+    """Readings of each kind."""
+    device: str
+    """`cpu`, `cuda`."""
+    dtype: str
+    """Of the weights while measured."""
+
+
 class RetentionTrade(Part):
     """How often the retention gate fires, and what moving its threshold trades.
 
@@ -131,11 +181,26 @@ class RetentionTrade(Part):
     """Per language: share of tokens judged original where they stand, by the mean up to them."""
     points: tuple[RetentionPoint, ...]
     """At thresholds from −∞ to ∞, the one that is set among them."""
+    mixed: tuple[MixedText, ...] = ()
+    """At the threshold that is set, per expanded language and order of the halves."""
+    speed: RetentionSpeed | None = None
+    """What a text gains in speed when it is kept; None where it was not measured."""
 
     @property
     def set_point(self) -> RetentionPoint:
         """At the threshold that is set."""
         return next(point for point in self.points if point.threshold == self.threshold)
+
+
+class TensorBytes(Part):
+    """What a model's tensors weigh: the base, and what a language pack saves beside it."""
+
+    base: Count
+    """Tensors of the dense model."""
+    groups: tuple[Count, ...]
+    """Experts and router rows of G1, G2, …"""
+    shared: Count = 0
+    """Language classifiers and the retention gate, which all groups share."""
 
 
 class ModelScores(Part):
@@ -159,6 +224,8 @@ class ModelScores(Part):
     """None for a dense model."""
     retention: RetentionTrade | None = None
     """None without a retention gate."""
+    tensor_bytes: TensorBytes | None = None
+    """None for a dense model."""
 
 
 class CurvePoint(Part):
@@ -227,11 +294,46 @@ class Alarm(Part):
     stage: str
     """Where it was raised."""
     kind: Literal["forgetting", "plateau", "collapse"]
-    """Original languages got worse; expanded ones stopped getting better; routing is lopsided."""
+    """Languages that were there before got worse; the group being learned stopped getting better;
+    routing is lopsided."""
     step: Count
     """When it was raised."""
     message: str
     """What was seen, what was expected, and what to try."""
+
+
+class GroupSimilarity(Part):
+    """How alike a model found the languages before a group was added. Lists run over all layers.
+
+    Similarities are mean cosines between feed-forward inputs. "Original" is here all that the model
+    had: the original languages, and those of earlier groups.
+    """
+
+    group: Annotated[int, Field(ge=1)]
+    """1 for G1."""
+    model: str
+    """What was measured: `base`, or the finished model of the group before."""
+    expanded_original: Annotated[tuple[float, ...], Field(min_length=1)]
+    """Mean over all pairs of a language of the group and an original one."""
+    expanded_expanded: tuple[float, ...] | None
+    """Mean over all pairs of two languages of the group; None when it has only one."""
+    per_layer: tuple[float, ...]
+    """S: the mean of the two, what experts are shared out by."""
+    new_experts: tuple[Count, ...]
+    """Experts that the group brought."""
+    is_allocated: bool
+    """Whether `new_experts` follows from `per_layer`, not from a number in the recipe."""
+    classifier_layers: tuple[Count, ...] = ()
+    """Layers with a language classifier."""
+
+    @model_validator(mode="after")
+    def _lists_run_over_layers(self) -> Self:
+        layers = len(self.per_layer)
+        for name in ("expanded_original", "expanded_expanded", "new_experts"):
+            values = getattr(self, name)
+            if values is not None and len(values) != layers:
+                raise ValueError(f"{name} has {len(values)} layers, per_layer has {layers}")
+        return self
 
 
 class LanguageData(Part):
@@ -338,6 +440,8 @@ class RunResult(Part):
     """The dense model: hub id or folder."""
     models: tuple[ModelScores, ...]
     """In the order they were made; `base` first."""
+    similarities: tuple[GroupSimilarity, ...] = ()
+    """One per language group before which similarity was measured."""
     curves: tuple[StageCurves, ...] = ()
     """One per training stage, in order."""
     alarms: tuple[Alarm, ...] = ()

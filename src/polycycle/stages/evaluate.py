@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import Progress
 
@@ -15,27 +16,35 @@ from polycycle.data import (
     Question,
     TaskExample,
     TokenizedCorpus,
+    WindowBatch,
     document_policy,
     evaluation_windows,
+    mixed_windows,
     read_questions,
     read_task,
 )
 from polycycle.errors import DataError
 from polycycle.evaluation import (
+    GatedTexts,
     answer_questions,
     complete_prompts,
     has_retention_gate,
+    judge_mixed,
     language_scores,
     measure_gate,
     measure_text,
+    prefill_speed,
     retention_trade,
     routing_table,
     score_completions,
 )
-from polycycle.results import ModelScores, TaskScore
-from polycycle.surgery import inspect_checkpoint
+from polycycle.languages import LanguageGroups
+from polycycle.results import MixedText, ModelScores, RetentionTrade, TaskScore
+from polycycle.surgery import inspect_checkpoint, tensor_bytes
 
 _LONGEST_WINDOW = 2048
+_MIXED_TEXTS = 60
+"""Per expanded language and order of the halves."""
 
 
 def evaluate_model(
@@ -69,6 +78,7 @@ def evaluate_model(
     policy = document_policy(tokenizer)
     questions, tasks = load_questions(recipe), load_tasks(recipe)
     groups = recipe.languages.groups()
+    context_length = settings.context_length or longest
     tallies, scores, gated = {}, {}, {}
     threshold = float(getattr(model.config, "retention_threshold", 0.0))
     with Progress(transient=True) as bar:
@@ -77,7 +87,7 @@ def evaluate_model(
             windows = partial(
                 evaluation_windows,
                 corpus,
-                context_length=settings.context_length or longest,
+                context_length=context_length,
                 batch_tokens=settings.batch_tokens,
             )
             tallies[language] = measure_text(model, windows(), with_kl=name != "base")
@@ -103,6 +113,11 @@ def evaluate_model(
                 language, groups, tallies[language], corpus, answers, written
             )
             bar.advance(task)
+        retention = None
+        if gated:
+            retention = _retention(
+                model, gated, groups, valid, threshold, context_length, settings.batch_tokens
+            )
     seen = inspect_checkpoint(checkpoint, with_hash=True)
     assert seen.base_hash is not None
     return ModelScores(
@@ -113,9 +128,40 @@ def evaluate_model(
         parameters_total=seen.parameters_total,
         parameters_active=seen.parameters_active,
         scores=scores,
-        routing=routing_table(tallies),
-        retention=retention_trade(gated, threshold) if gated else None,
+        routing=routing_table(tallies, groups),
+        retention=retention,
+        tensor_bytes=tensor_bytes(checkpoint) if seen.is_upcycled else None,
     )
+
+
+def _retention(
+    model: Any,
+    gated: Mapping[str, GatedTexts],
+    groups: LanguageGroups,
+    valid: Mapping[str, TokenizedCorpus],
+    threshold: float,
+    context_length: int,
+    batch_tokens: int,
+) -> RetentionTrade:
+    """Rates and trade of the gate, on text of two languages too, and what a kept text gains."""
+    mixed: list[MixedText] = []
+    for language in groups.all_expanded:
+        for begins in ("original", "expanded"):
+            batches: list[WindowBatch] = []
+            for original in groups.original:
+                halves = [valid[original], valid[language]]
+                batches += mixed_windows(
+                    *(halves if begins == "original" else reversed(halves)),
+                    context_length=context_length,
+                    num_texts=max(_MIXED_TEXTS // len(groups.original), 1),
+                    batch_tokens=batch_tokens,
+                )
+            mixed.append(
+                judge_mixed(model, batches, language=language, begins=begins, threshold=threshold)
+            )
+    text = np.concatenate([valid[tag].tokens[:1024] for tag in groups.original])
+    speed = prefill_speed(model, torch.from_numpy(text), context_length=context_length)
+    return retention_trade(gated, threshold, mixed=mixed, speed=speed)
 
 
 def _do_tasks(

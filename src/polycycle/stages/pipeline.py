@@ -17,7 +17,15 @@ from polycycle.config import Recipe
 from polycycle.data import TaskExample, document_policy, tokenizer_hash
 from polycycle.files import hash_file, hash_json, write_json
 from polycycle.ranks import first_rank_first, is_first_rank, join_ranks
-from polycycle.results import Alarm, Environment, ModelScores, RunResult, StageCost, StageCurves
+from polycycle.results import (
+    Alarm,
+    Environment,
+    GroupSimilarity,
+    ModelScores,
+    RunResult,
+    StageCost,
+    StageCurves,
+)
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.similarity import measure_recipe
@@ -50,6 +58,7 @@ class Run:
         self.output = recipe.output
         self.base = open_checkpoint(recipe.base, revision=recipe.base_revision)
         self.tokenizer = load_tokenizer(self.base.folder, recipe.base)
+        self.similarities: list[GroupSimilarity] = []
         self._corpora: RunCorpora | None = None
         self._keys: dict[str, str] = {}
 
@@ -97,7 +106,9 @@ class Run:
             },
             make=partial(self._upcycle, similarity),
         )
-        return self._do(stage)
+        folder = self._do(stage)
+        self._note(1, "base", similarity, folder)
+        return folder
 
     def _upcycle(self, similarity: SimilarityTable | None, folder: Path) -> dict[str, Any]:
         plan = plan_recipe(self.recipe, self.base, similarity)
@@ -126,7 +137,29 @@ class Run:
             },
             make=partial(self._grow, group, source, similarity, most_used),
         )
-        return self._do(stage)
+        folder = self._do(stage)
+        self._note(group, source.name, similarity, folder)
+        return folder
+
+    def _note(
+        self, group: int, model: str, similarity: SimilarityTable | None, folder: Path
+    ) -> None:
+        """Keep for the report what was measured before a group, and what followed from it."""
+        if similarity is None:
+            return
+        config = open_checkpoint(folder).config
+        self.similarities.append(
+            GroupSimilarity(
+                group=group,
+                model=model,
+                expanded_original=similarity.expanded_original,
+                expanded_expanded=similarity.expanded_expanded,
+                per_layer=similarity.per_layer,
+                new_experts=tuple(config["new_experts_by_group"][group - 1]),
+                is_allocated=self.recipe.experts.allocation is not None,
+                classifier_layers=tuple(config.get("classifier_layers") or ()),
+            )
+        )
 
     def _grow(
         self,
@@ -140,8 +173,13 @@ class Run:
         fill_grown(plan, folder)
         return {"bytes": plan.num_bytes}
 
-    def train(self, stage: TrainingStage, source: Path, group: int = 1) -> Path:
-        """The model after a training stage of a language group, from the model in `source`."""
+    def train(
+        self, stage: TrainingStage, source: Path, group: int = 1, finished: Path | None = None
+    ) -> Path:
+        """The model after a training stage of a language group, from the model in `source`.
+
+        `finished` is the model of the groups before, whose languages alarms hold it to.
+        """
         config = getattr(self.recipe, stage)
         name = stage_name(stage, group)
         doing = Stage(
@@ -158,7 +196,7 @@ class Run:
             make=lambda folder: {},
         )
         work = self.output / ".work" / f"{name}-{doing.key[:16]}"
-        making = partial(self._train, stage, group, source, work)
+        making = partial(self._train, stage, group, source, finished, work)
         path = self._do(
             Stage(
                 name=doing.name,
@@ -173,7 +211,13 @@ class Run:
         return path
 
     def _train(
-        self, stage: TrainingStage, group: int, source: Path, work: Path, folder: Path
+        self,
+        stage: TrainingStage,
+        group: int,
+        source: Path,
+        finished: Path | None,
+        work: Path,
+        folder: Path,
     ) -> dict[str, Any]:
         pad = self.tokenizer.pad_token_id
         return train_and_write(
@@ -186,13 +230,14 @@ class Run:
             work=work,
             pad_token=document_policy(self.tokenizer).eos if pad is None else pad,
             tell=self.tell,
+            finished=finished,
         )
 
     def evaluate(self, name: str, model_path: str | Path) -> ModelScores:
         """Scores of one model."""
         stage = Stage(
             name=f"evaluate-{name}",
-            result_version=1,
+            result_version=2,
             inputs={
                 "model": [name, self._keys.get(name) or self._base_key()],
                 "data": self._data_inputs(),
@@ -224,6 +269,7 @@ class Run:
             seed=recipe.seed,
             base=recipe.base,
             models=tuple(models),
+            similarities=tuple(self.similarities),
             curves=tuple(StageCurves.model_validate(record["curves"]) for record in records),
             alarms=tuple(Alarm(**alarm) for record in records for alarm in record["alarms"]),
             data=tuple(describe_corpora(self.corpora, recipe)),
@@ -327,11 +373,13 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
     trained: list[Path] = []
     with_review = recipe.review is not None and until == "review"
     stages: tuple[TrainingStage, ...] = ("post_pretrain", "review")
+    finished = None
     for group in range(1, len(recipe.languages.expanded) + 1):
         if group > 1:
-            model = run.grow(group, model, models[-1])
+            finished = model
+            model = run.grow(group, finished, models[-1])
         for stage in stages if with_review else stages[:1]:
-            model = run.train(stage, model, group)
+            model = run.train(stage, model, group, finished)
             trained.append(model)
             models.append(run.evaluate(model.name, model))
         if until == "post_pretrain":

@@ -48,6 +48,7 @@ def train_and_write(
     work: Path,
     pad_token: int,
     tell: Callable[[str], None],
+    finished: Path | None = None,
 ) -> dict[str, Any]:
     """Train one stage and fill `folder` with the model and what happened on the way.
 
@@ -63,6 +64,7 @@ def train_and_write(
         work: where checkpoints live until the stage is done; a killed run goes on from there.
         pad_token: fills the tail of the last sequence.
         tell: where alarms and notes go.
+        finished: the finished model of the groups before; None for the first group.
 
     Returns:
         What it cost, for the manifest.
@@ -70,6 +72,8 @@ def train_and_write(
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
     dataset = training_data(recipe, stage, corpora, pad_token, group)
+    validate = _validation(corpora, config.validation_bytes, recipe.evaluation.context_length)
+    kept = None if finished is None else _kept(finished, validate, config)
     model = load_for_training(source, fsdp=config.fsdp)
     done = train_stage(
         model,
@@ -78,7 +82,8 @@ def train_and_write(
         groups=recipe.languages.groups().first(group),
         output_dir=work,
         settings=train_settings(config, recipe.seed),
-        validate=_validation(corpora, config.validation_bytes, recipe.evaluation.context_length),
+        validate=validate,
+        kept=kept,
         tell=tell,
     )
     if not is_first_rank():
@@ -185,6 +190,16 @@ def _validation(
         }
 
     return validate
+
+
+def _kept(
+    finished: Path, validate: Callable[[Any], Mapping[str, float]], config: TrainConfig
+) -> Mapping[str, float]:
+    """Bits per byte of the finished model, as the coming stage will measure its own."""
+    model = load_for_training(finished, fsdp=config.fsdp)
+    if torch.cuda.is_available() and not is_sharded(model):
+        model.cuda()
+    return validate(model)
 
 
 def _history(name: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:

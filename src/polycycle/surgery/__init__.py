@@ -19,7 +19,7 @@ from polycycle.surgery.inspecting import (
     inspect_checkpoint,
 )
 from polycycle.surgery.new_tensors import ExpertInit
-from polycycle.surgery.packs import pack, unpack
+from polycycle.surgery.packs import pack, tensor_bytes, unpack
 from polycycle.surgery.saving import write_trained
 from polycycle.surgery.ungrafting import ungraft
 from polycycle.surgery.upcycling import (
@@ -60,6 +60,7 @@ __all__ = [
     "plan_growth",
     "plan_upcycle",
     "save_delta",
+    "tensor_bytes",
     "ungraft",
     "unpack",
     "upcycle",

@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from polycycle.checkpoint import content_hash, copy_job, open_checkpoint, write_tensors
+from polycycle.checkpoint import Checkpoint, content_hash, copy_job, open_checkpoint, write_tensors
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.families import is_upcycled
 from polycycle.files import folder_when_whole, write_json
 from polycycle.modeling import why_no_dense_reference
+from polycycle.results import TensorBytes
 
 _PACK_TYPE = "polycycle_pack"
 _ADDED = re.compile(r"\.mlp\.(experts\.|router\.|retention_gate\.)")
@@ -105,6 +106,21 @@ def unpack(
         write_json(folder / "config.json", config)
         for file in packed.side_files():
             shutil.copyfile(file, folder / file.name)
+
+
+def tensor_bytes(checkpoint: Checkpoint) -> TensorBytes:
+    """What the base's tensors of an upcycled model weigh, and what a pack of it holds, by group."""
+    base = shared = 0
+    groups = [0] * len(checkpoint.config["new_experts_by_group"])
+    for name, info in checkpoint.tensors.items():
+        group = _group_of(name)
+        if not _ADDED.search(name):
+            base += info.num_bytes
+        elif group:
+            groups[group - 1] += info.num_bytes
+        else:
+            shared += info.num_bytes
+    return TensorBytes(base=base, groups=tuple(groups), shared=shared)
 
 
 def _group_of(name: str) -> int:

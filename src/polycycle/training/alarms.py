@@ -1,6 +1,6 @@
 """Alarms: what goes wrong in such runs, noticed while it can still be mended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,10 +29,14 @@ class RaisedAlarm:
 class Alarms:
     """Watches validations and routing; each kind is raised once per stage (collapse: per layer).
 
+    The languages of earlier groups are to be kept, as the original ones are; only the newest group
+    is to learn.
+
     Args:
         settings: thresholds.
-        groups: original and expanded languages.
-        base: bits per byte of the dense base, by language.
+        groups: original and expanded languages; the last group is the one in training.
+        kept: bits per byte by language that are to be kept: of the dense base for original
+            languages, of the finished model of the groups before for theirs.
         total_steps: of the stage.
     """
 
@@ -40,15 +44,15 @@ class Alarms:
         self,
         settings: AlarmSettings,
         groups: LanguageGroups,
-        base: Mapping[str, float],
+        kept: Mapping[str, float],
         total_steps: int,
     ) -> None:
         self.settings = settings
         self.groups = groups
-        self.base = dict(base)
+        self.kept = dict(kept)
         self.total_steps = total_steps
         self.raised: list[RaisedAlarm] = []
-        self._worse_in_a_row = 0
+        self._worse_in_a_row: dict[str, int] = {}
         self._history: list[tuple[int, float]] = []
         self._streaks: dict[str, int] = {}
 
@@ -95,30 +99,52 @@ class Alarms:
 
     def _watch_forgetting(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
         limit = self.settings.forgetting_ratio
-        ratio = self._mean_ratio(bits_per_byte)
-        if limit is None or ratio is None:
+        if limit is None:
             return
-        self._worse_in_a_row = self._worse_in_a_row + 1 if ratio > limit else 0
-        if self._worse_in_a_row == 2:
+        before = "the base's bits per byte"
+        self._watch_kept(
+            step, bits_per_byte, limit, "original languages", self.groups.all_original, before
+        )
+        for number, tags in enumerate(self.groups.expanded[:-1], start=1):
+            who = f"languages of the earlier group G{number} ({', '.join(tags)})"
+            before = "the bits per byte of the model before this group"
+            self._watch_kept(step, bits_per_byte, limit, who, tags, before)
+
+    def _watch_kept(
+        self,
+        step: int,
+        bits_per_byte: Mapping[str, float],
+        limit: float,
+        who: str,
+        tags: Sequence[str],
+        before: str,
+    ) -> None:
+        ratio = self._mean_ratio(bits_per_byte, tags)
+        if ratio is None:
+            return
+        in_a_row = self._worse_in_a_row.get(who, 0) + 1 if ratio > limit else 0
+        self._worse_in_a_row[who] = in_a_row
+        if in_a_row == 2:
             self._raise(
                 "forgetting",
                 step,
-                f"original languages need {ratio:.3f} × the base's bits per byte, above {limit} at "
-                "two validations in a row. The review stage brings them back if routing is the "
-                "cause; lower the learning rate or replay original text if it does not",
+                f"{who} need {ratio:.3f} × {before}, above {limit} at two validations in a row. "
+                "The review stage brings them back if routing is the cause; lower the learning "
+                "rate or replay more of their text if it does not",
             )
 
-    def _mean_ratio(self, bits_per_byte: Mapping[str, float]) -> float | None:
-        """Mean of bits per byte over the base's, over the original languages measured."""
+    def _mean_ratio(self, bits_per_byte: Mapping[str, float], tags: Sequence[str]) -> float | None:
+        """Mean of bits per byte over what is to be kept, over those of the languages measured."""
         ratios = [
-            bits_per_byte[tag] / self.base[tag]
-            for tag in self.groups.all_original
-            if tag in bits_per_byte and tag in self.base
+            bits_per_byte[tag] / self.kept[tag]
+            for tag in tags
+            if tag in bits_per_byte and tag in self.kept
         ]
         return sum(ratios) / len(ratios) if ratios else None
 
     def _watch_plateau(self, step: int, bits_per_byte: Mapping[str, float]) -> None:
-        values = [bits_per_byte[t] for t in self.groups.all_expanded if t in bits_per_byte]
+        newest = self.groups.expanded[-1] if self.groups.expanded else ()
+        values = [bits_per_byte[tag] for tag in newest if tag in bits_per_byte]
         if self.settings.plateau_ratio is None or not values:
             return
         self._history.append((step, sum(values) / len(values)))
@@ -142,7 +168,7 @@ class Alarms:
         """What a checkpoint keeps."""
         return {
             "raised": [[alarm.kind, alarm.step, alarm.message] for alarm in self.raised],
-            "worse_in_a_row": self._worse_in_a_row,
+            "worse_in_a_row": dict(self._worse_in_a_row),
             "history": [list(entry) for entry in self._history],
             "streaks": self._streaks,
         }
@@ -150,6 +176,6 @@ class Alarms:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.raised = [RaisedAlarm(*alarm) for alarm in state["raised"]]
-        self._worse_in_a_row = state["worse_in_a_row"]
+        self._worse_in_a_row = dict(state["worse_in_a_row"])
         self._history = [(step, value) for step, value in state["history"]]
         self._streaks = dict(state["streaks"])

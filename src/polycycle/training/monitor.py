@@ -3,7 +3,6 @@
 Letters: L MoE layers, E experts, N tokens, K experts per token, G language groups.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from polycycle.evaluation import usage_entropy
 from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import LayerRouting
@@ -34,12 +34,6 @@ class StepRouting:
     def entropies(self) -> list[float]:
         """Per layer, entropy of the usage over ln E: 1 is perfectly even, 0 is one expert."""
         return [usage_entropy(layer) for layer in self.usage]
-
-
-def usage_entropy(usage: Tensor) -> float:
-    """Entropy of expert shares [E] divided by ln E."""
-    shares = usage[usage > 0].double()
-    return float(-(shares * shares.log()).sum() / math.log(len(usage)))
 
 
 class Monitor:

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -72,6 +72,7 @@ def train_stage(
     output_dir: Path,
     settings: TrainSettings,
     validate: Validate | None = None,
+    kept: Mapping[str, float] | None = None,
     tell: Callable[[str], None] = logger.warning,
 ) -> TrainedStage:
     """Train what the stage trains; the model is left trained in memory.
@@ -89,6 +90,8 @@ def train_stage(
         settings: everything else.
         validate: bits per byte by language; called before the first step on the dense base, then
             regularly.
+        kept: what `validate` found for the languages of earlier groups before this group came; the
+            forgetting alarm holds them to it.
         tell: where alarms and notes go.
 
     Raises:
@@ -100,7 +103,7 @@ def train_stage(
     names = freeze_for(model, stage)
     checkpoint = latest_checkpoint(output_dir)
     cut_metrics(output_dir, -1 if checkpoint is None else step_of(checkpoint))
-    trainer = _build(model, dataset, groups, output_dir, settings, validate, tell, stage)
+    trainer = _build(model, dataset, groups, output_dir, settings, validate, kept, tell, stage)
     if checkpoint is not None:
         tell(f"{stage}: going on from step {step_of(checkpoint)}")
         trainer.load_own_state(checkpoint)
@@ -133,15 +136,17 @@ def _build(
     output_dir: Path,
     settings: TrainSettings,
     validate: Validate | None,
+    kept: Mapping[str, float] | None,
     tell: Callable[[str], None],
     stage: TrainingStage,
 ) -> RoutedTrainer:
     args = _arguments(output_dir, settings, len(dataset), is_sharded=is_sharded(model))
     total_steps = -(-len(dataset) // settings.batch_size)
-    base: dict[str, float] = {}
+    to_keep = dict(kept or {})
     if validate is not None:
         with frozen_expert_only():
-            base = dict(validate(model))
+            base = validate(model)
+        to_keep |= {tag: base[tag] for tag in groups.all_original if tag in base}
     trainer = RoutedTrainer(
         model,
         args,
@@ -157,7 +162,7 @@ def _build(
             classifier_coef=settings.classifier_coef,
         ),
         monitor=Monitor(groups),
-        alarms=Alarms(settings.alarms, groups, base, total_steps),
+        alarms=Alarms(settings.alarms, groups, to_keep, total_steps),
         validate=validate,
         validate_every=settings.validate_every_steps or max(total_steps // 5, 1),
         tell=lambda alarm: tell(
