@@ -60,7 +60,7 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
     file.write_text(json.dumps(study))
     first = call(file, "--only", "with")
     assert first.exit_code == 0, first.output
-    assert "1 not run" in first.output
+    assert "0 of 1" in first.output
     before = (world / "out/with/seed-0/result.json").stat().st_mtime_ns
     done = call(file)
     assert done.exit_code == 0, done.output
@@ -83,8 +83,8 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
     assert row["against_reference"]["gain"] == "one seed"
     page = (world / "out/comparison.html").read_text()
     assert "Without &lt;prior&gt;" in page
-    assert "<b>" not in page.replace("<b>Gain", "")
-    assert page.count("<svg") == 3
+    assert "<b>" not in page.replace("<b>Gain", "", 1)
+    assert page.count("<svg") == 1  # same costs, no unseen languages
     assert "http" not in page.split("</style>")[1]
     # Nothing is left to do; a failed cell is tried again unless told not to.
     shown = call(file, "--no-retry")

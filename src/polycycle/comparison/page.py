@@ -42,7 +42,8 @@ def comparison_page(comparison: Comparison) -> str:
         legend=LEGEND,
         qualities=_qualities(comparison),
         costs=_costs(comparison),
-        plots=_plots(comparison),
+        quality_plots=_plots(comparison, _QUALITY_AXES, "Top right is best."),
+        cost_plots=_plots(comparison, _COST_AXES, "Top left is best."),
         cells=_cells(comparison),
         failed=[one for one in comparison.outcomes if one.status == "failed"],
         recipe=yaml.safe_dump(
@@ -54,7 +55,12 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _numbered(comparison: Comparison) -> list[tuple[str, Row]]:
-    return [(f"{number} {row.title}", row) for number, row in enumerate(comparison.rows, start=1)]
+    """Rows with the numbers that plots show them by."""
+    reference = comparison.reference
+    return [
+        (f"{number} {row.title}" + (" (reference)" if row.cell == reference else ""), row)
+        for number, row in enumerate(comparison.rows, start=1)
+    ]
 
 
 def _qualities(comparison: Comparison) -> Table:
@@ -89,21 +95,28 @@ def _costs(comparison: Comparison) -> Table:
     )
 
 
-def _plots(comparison: Comparison) -> list[Figure]:
+_Axis = tuple[str, str, str, float]  # title of the plot, figure, title of the axis, factor
+_QUALITY_AXES: tuple[_Axis, ...] = (
+    ("Gain against what is kept", "kept", "Original languages kept, %", 100.0),
+    ("Gain against what is kept unseen", "kept_unseen", "Unseen originals kept, %", 100.0),
+)
+_COST_AXES: tuple[_Axis, ...] = (
+    ("Gain against training", "training_flops", "Training operations, 10¹² FLOPs", 1e-12),
+    ("Gain against size", "parameters_total", "Parameters in all, millions", 1e-6),
+)
+_SAME_COST = 0.02
+
+
+def _plots(comparison: Comparison, axes: tuple[_Axis, ...], best: str) -> list[Figure]:
+    """Gain over each axis on which variants differ at all."""
     gained = f"Gain on languages to learn, {unit_of_gain(comparison.measure)}"
-    wanted = [
-        ("Gain against what is kept", "kept", "Original languages kept, %", 100.0),
-        ("Gain against what is kept unseen", "kept_unseen", "Unseen originals kept, %", 100.0),
-        ("Gain against training", "training_flops", "Training operations, 10¹² FLOPs", 1e-12),
-        ("Gain against size", "parameters_total", "Parameters in all, millions", 1e-6),
-    ]
     figures = []
-    for title, key, x_title, factor in wanted:
+    for title, key, x_title, factor in axes:
         points = _points(comparison, key, factor)
-        if len(points) > 1:
-            note = (
-                "Top right is best." if key.startswith("kept") else "Top left is best."
-            ) + " Numbers as in the table; whiskers are ± one standard deviation."
+        places = [point.x for point in points]
+        is_cost = axes is _COST_AXES
+        if len(points) > 1 and not (is_cost and max(places) < (1 + _SAME_COST) * min(places)):
+            note = f"{best} Numbers as in the table; whiskers are ± one standard deviation."
             plot = scatter(points, x_title=x_title, y_title=gained, label=title)
             figures.append(Figure(title=title, note=note, plot=plot))
     return figures

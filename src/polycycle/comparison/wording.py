@@ -59,14 +59,10 @@ def costs(row: Row) -> tuple[str, ...]:
 
 
 def seeds_words(row: Row) -> str:
-    """`3`, `2, 1 failed`, `0, 3 not run`."""
+    """`3 of 3`, or `1 of 3, 1 failed`: what is neither done nor failed was not run."""
     done = max((spread.seeds for spread in row.figures.values()), default=0)
-    words = [str(done)]
-    if row.failed:
-        words.append(f"{len(row.failed)} failed")
-    if row.missing:
-        words.append(f"{len(row.missing)} not run")
-    return ", ".join(words)
+    words = f"{done} of {done + len(row.failed) + len(row.missing)}"
+    return f"{words}, {len(row.failed)} failed" if row.failed else words
 
 
 def sentences(comparison: Comparison) -> list[str]:
