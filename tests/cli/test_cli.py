@@ -12,8 +12,10 @@ from tests.tiny import save_dense
 
 VERBS = [
     "allocate",
+    "delta",
     "demo",
     "env",
+    "graft",
     "grow",
     "inspect",
     "microworld",
@@ -24,6 +26,7 @@ VERBS = [
     "review",
     "run",
     "similarity",
+    "ungraft",
     "unpack",
     "upcycle",
 ]

@@ -1,11 +1,14 @@
 """`polycycle inspect`: what a model folder holds."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from polycycle.cli.app import out, verb
+
+if TYPE_CHECKING:
+    from polycycle.surgery import Inspection
 
 
 @verb("inspect", "Steps")
@@ -38,8 +41,9 @@ def inspect(
             f"trained in {stage.replace('_', '-')}": f"{count:,}"
             for stage, count in seen.parameters_trainable.items()
         },
-        "base": seen.base_model or ("itself" if not seen.is_upcycled else "not recorded"),
-        "base hash": seen.base_hash or "not computed (--hash)",
+        "base": _base(seen),
+        "base hash": seen.base_hash or _why_no_hash(seen),
+        **({"grafted": _grafted(seen.grafts)} if seen.grafts else {}),
         "languages": json.dumps(seen.language_groups) if seen.language_groups else "not recorded",
         "tokenizer": "yes" if seen.has_tokenizer else "none in the folder",
         "can be exported to": ", ".join(seen.export_targets) or "no stock architecture",
@@ -47,6 +51,26 @@ def inspect(
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
+
+
+def _base(seen: "Inspection") -> str:
+    if seen.no_reference:
+        return f"no dense model any more: {seen.no_reference} (made from {seen.base_model})"
+    return seen.base_model or ("itself" if not seen.is_upcycled else "not recorded")
+
+
+def _why_no_hash(seen: "Inspection") -> str:
+    return "none" if seen.no_reference else "not computed (--hash)"
+
+
+def _grafted(grafts: list[dict[str, Any]]) -> str:
+    """Every graft in order: what was added, and to which tensors."""
+    return "; ".join(
+        " + ".join(f"{one['scale']:g} × ({one['post']} − {graft['base']})" for one in added)
+        + f" on {graft['on']}"
+        for graft in grafts
+        for added in [graft["deltas"]]
+    )
 
 
 def _experts(counts: list[int], top_k: int) -> str:
