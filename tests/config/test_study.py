@@ -51,6 +51,14 @@ def test_cells_are_variants_of_the_recipe_seed_by_seed(tmp_path):
     assert cells[1].reuse == (cells[2].folder,)
 
 
+def test_a_setting_for_all_variants_gives_way_to_their_own(tmp_path):
+    overrides = ["review.tokens=9", "experts.num_experts=[1,4,4,4]"]
+    two, six = plan_cells(load_study(study(tmp_path, seeds=[0]), overrides=overrides))
+    assert (two.recipe.review.tokens, six.recipe.review.tokens) == (9, 9)
+    assert two.recipe.experts.num_experts == 2
+    assert six.recipe.experts.num_experts == (1, 4, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

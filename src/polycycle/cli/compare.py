@@ -15,6 +15,12 @@ def compare(
     output: Annotated[
         Path | None, typer.Option("--out", help="Folder of all runs, instead of the study's own.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a setting of the recipe in all variants."
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="CELL", help="Run these variants alone.")
     ] = None,
@@ -56,7 +62,7 @@ def compare(
     from polycycle.errors import ConfigError, did_you_mean
     from polycycle.files import write_json, write_text
 
-    study = load_study(study_file, output)
+    study = load_study(study_file, output, overrides or [])
     cells = plan_cells(study)
     for name in only or ():
         if name not in study.cells:

@@ -20,7 +20,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     settings = read_settings(path, what="recipe")
     for override in overrides:
-        _apply_override(settings, override)
+        key, value = parse_override(override)
+        change_setting(settings, key, value, where=f"--set {override!r}")
     return parse_recipe(settings, where=str(path))
 
 
@@ -67,15 +68,19 @@ def parse_recipe(settings: Mapping[str, Any], *, where: str = "recipe") -> Recip
         raise ConfigError("\n  ".join([f"{where}: {len(lines)} problem(s)", *lines])) from error
 
 
-def _apply_override(settings: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of `key.sub=value`; the value is YAML.
+
+    Raises:
+        ConfigError: it is not written like that.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override!r}: write key.sub=value, e.g. --set data.root=/text")
     try:
-        value = yaml.safe_load(text)
+        return key, yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
-    change_setting(settings, key, value, where=f"--set {override!r}")
 
 
 def change_setting(settings: dict[str, Any], key: str, value: Any, *, where: str) -> None:

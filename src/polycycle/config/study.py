@@ -2,13 +2,19 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from polycycle.config.load import change_setting, parse_recipe, problems_of, read_settings
+from polycycle.config.load import (
+    change_setting,
+    parse_override,
+    parse_recipe,
+    problems_of,
+    read_settings,
+)
 from polycycle.config.recipe import Recipe, Section
 from polycycle.errors import ConfigError, did_you_mean
 
@@ -84,12 +90,13 @@ class Study(Section):
         return self.cells[cell].seeds or self.seeds
 
 
-def load_study(path: Path, output: Path | None = None) -> Study:
+def load_study(path: Path, output: Path | None = None, overrides: Sequence[str] = ()) -> Study:
     """The study in a YAML file.
 
     Args:
         path: of the file.
         output: put in the place of what the file says.
+        overrides: `key.sub=value` settings of the recipe, for all variants; a variant's own win.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or settings are wrong; all together.
@@ -102,9 +109,9 @@ def load_study(path: Path, output: Path | None = None) -> Study:
     except ValidationError as error:
         lines = problems_of(error, Study)
         raise ConfigError("\n  ".join([f"{path}: {len(lines)} problem(s)", *lines])) from error
-    if study.recipe == DEMO:
-        return study
-    return study.model_copy(update={"recipe": str(path.parent / study.recipe)})
+    settings = {**study.settings, **dict(map(parse_override, overrides))}
+    recipe = DEMO if study.recipe == DEMO else str(path.parent / study.recipe)
+    return study.model_copy(update={"recipe": recipe, "settings": settings})
 
 
 def cell_recipe(
