@@ -30,4 +30,4 @@ def demo(
     recipe = write_demo(folder, seed=seed, tell=tell)
     places = {"base": folder / "base", "data.root": folder / "world", "output": folder / "run"}
     settings = [f"{key}={path}" for key, path in places.items()]
-    carry_out(recipe, [*settings, f"seed={seed}", *(overrides or [])], until="review")
+    carry_out(recipe, [*settings, f"seed={seed}", *(overrides or [])], until="end")

@@ -22,7 +22,7 @@ def run(
         bool, typer.Option("--dry-run", help="Only say what it would cost (= polycycle plan).")
     ] = False,
 ) -> None:
-    """Carry out a recipe: upcycle, post-pretrain, review, evaluate, report.
+    """Carry out a recipe: upcycle, post-pretrain, review, graft, evaluate, report.
 
     Each stage writes one folder; what is done and unchanged is skipped. Stop it at any moment, the
     same command goes on.
@@ -32,7 +32,7 @@ def run(
 
         show_plan(recipe, overrides or [], probe=False, as_json=False)
         return
-    carry_out(recipe, overrides or [], until="review")
+    carry_out(recipe, overrides or [], until="end")
 
 
 @verb("post-pretrain", "Steps")
@@ -48,7 +48,7 @@ def review(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 def carry_out(
-    path: Path, overrides: list[str], *, until: Literal["post_pretrain", "review"]
+    path: Path, overrides: list[str], *, until: Literal["post_pretrain", "review", "end"]
 ) -> None:
     """Run a recipe and show what came out."""
     from polycycle.config import load_recipe

@@ -343,6 +343,46 @@ class ReviewConfig(TrainConfig):
     """Review is not there to improve the expanded languages, so a plateau is no alarm."""
 
 
+def _as_siblings(value: Any) -> Any:
+    """A name, or one sibling's settings, is a list of one."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [{"model": one} if isinstance(one, str) else one for one in several]
+
+
+class SiblingConfig(Section):
+    """A model that was post-trained from the base."""
+
+    model: str
+    """A folder or a Hugging Face hub id."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id."""
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """λ, what its difference from the base is multiplied by (DeltaMoE: 1)."""
+
+
+class GraftConfig(Section):
+    """Post-training grafted into the finished model, without any alignment data (DeltaMoE)."""
+
+    post: Annotated[tuple[SiblingConfig, ...], BeforeValidator(_as_siblings), Field(min_length=1)]
+    """The post-trained sibling of the base: its name, its settings, or a list of several, whose
+    differences add up. Chat template and end of text come from the first."""
+    target: Literal["all", "shared", "experts", "frozen-expert"] = "all"
+    """Which tensors get the difference; anything but `all` is an ablation. (The command line says
+    `--on`; in YAML `on` means true.)"""
+    keep_ungrafted: bool = False
+    """Keep the new experts as they were beside the model, so that `polycycle ungraft` is exact."""
+    review_after: bool = False
+    """Train the routers once more after the graft, as `review` says; hidden states have moved."""
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Self:
+        if self.keep_ungrafted and self.target in ("shared", "frozen-expert"):
+            raise ValueError(
+                f"keep_ungrafted does nothing with `target: {self.target}`; leave it out"
+            )
+        return self
+
+
 class EvaluationConfig(Section):
     """What is measured before and after."""
 
@@ -382,6 +422,8 @@ class Recipe(Section):
     post_pretrain: PostPretrainConfig
     review: ReviewConfig | None = ReviewConfig()
     """null leaves review out (the paper's ablation)."""
+    graft: GraftConfig | None = None
+    """The last step: post-training added to every expert; null leaves it out."""
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -407,6 +449,8 @@ class Recipe(Section):
                 "post_pretrain.prior_coef does nothing without original text: "
                 "set post_pretrain.replay_share above 0"
             )
+        if self.graft is not None and self.graft.review_after and self.review is None:
+            problems.append("graft.review_after needs the settings of `review`, which is null")
         counts = self.experts.num_experts
         if isinstance(counts, int) and self.experts.top_k > counts:
             problems.append(

@@ -47,7 +47,7 @@ def model_card(result: RunResult, *, license: str = "other") -> str:
         verdict=f"**{verdict.title}.** {verdict.sentence}",
         base=result.base if is_on_hub else Path(result.base).name,
         method=result.method,
-        base_hash=result.final.base_hash,
+        origin=_origin(result),
         expanded=names(result.languages.all_expanded),
         table=_table(result, measure_of_run(result)),
         parameters_total=count(result.final.parameters_total),
@@ -58,6 +58,22 @@ def model_card(result: RunResult, *, license: str = "other") -> str:
         else "",
     )
     return str(card)
+
+
+def _origin(result: RunResult) -> str:
+    """Where expert 0 and the shared tensors come from."""
+    final = result.final
+    if final.base_hash is not None and final.reference == "base":
+        words = "Expert 0 of every layer is the\nfrozen original"
+        return f"{words}, bit for bit (content hash `{final.base_hash}`)"
+    posts = [f"`{one['model']}`" for one in result.recipe["graft"]["post"]]
+    grafted = f"The post-training of\n{' and '.join(posts)} was grafted onto it without any data"
+    if final.base_hash is None:
+        return f"{grafted}, in a way that leaves no\ndense model as its base"
+    return (
+        f"{grafted}. Expert 0 of every\nlayer, like all that is shared, is that model's, "
+        f"bit for bit (content hash `{final.base_hash}`)"
+    )
 
 
 def _table(result: RunResult, by: Measure) -> str:

@@ -77,7 +77,8 @@ def _tiles(result: RunResult) -> Iterator[tuple[str, str, str]]:
         if group.is_expanded:
             gained = average_gain(result, final, group.languages, by=by)
             before, after = (
-                average_value(result, model, group.languages, by=by) for model in ("base", final)
+                average_value(result, model, group.languages, by=by)
+                for model in (result.final.reference, final)
             )
             if by == "accuracy":
                 words = f"{percent(before)} → {percent(after)} of questions"

@@ -231,7 +231,7 @@ def gate_table(result: RunResult) -> Table | None:
 
 def trade_table(result: RunResult) -> Table | None:
     """What moving the gate's threshold trades: retention against gain; None without a gate."""
-    trade, base = result.final.retention, result.models[0]
+    trade, base = result.final.retention, result.model(result.final.reference)
     if trade is None:
         return None
 

@@ -32,7 +32,7 @@ class Verdict:
 
 
 def verdict_of(result: RunResult) -> Verdict:
-    """Judges the final model against the base, by questions when all languages have them."""
+    """Judges the final model against its reference, by questions when all languages have them."""
     by = measure_of_run(result)
     model = result.final.name
     kept = average_retention(result, model, result.languages.all_original, by=by)
@@ -49,7 +49,7 @@ def verdict_of(result: RunResult) -> Verdict:
 
 def _gained(result: RunResult, by: Measure) -> str:
     tags = result.languages.all_expanded
-    before = average_value(result, "base", tags, by=by)
+    before = average_value(result, result.final.reference, tags, by=by)
     after = average_value(result, result.final.name, tags, by=by)
     gained = average_gain(result, result.final.name, tags, by=by)
     if before is None or after is None or gained is None:

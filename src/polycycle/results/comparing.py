@@ -1,5 +1,7 @@
 """What was kept and what was gained, read off a result.
 
+A model is compared with its reference: the base, or after a graft the post-trained sibling.
+
 A language is measured by its questions where base and model both have an accuracy, else by bits
 per byte; pass `by` to choose. Both numbers grow when the model gets better.
 """
@@ -59,8 +61,9 @@ def value_of(result: RunResult, model: str, language: str, *, by: Measure) -> fl
 
 
 def measure_of(result: RunResult, model: str, language: str) -> Measure:
-    """`accuracy` when base and model both answered questions in this language."""
-    both = (value_of(result, name, language, by="accuracy") for name in ("base", model))
+    """`accuracy` when reference and model both answered questions in this language."""
+    names = (result.model(model).reference, model)
+    both = (value_of(result, name, language, by="accuracy") for name in names)
     return "bits_per_byte" if None in both else "accuracy"
 
 
@@ -73,13 +76,13 @@ def measure_of_run(result: RunResult) -> Measure:
 def retention(
     result: RunResult, model: str, language: str, *, by: Measure | None = None
 ) -> float | None:
-    """What the model kept of the base's ability in a language: 1.0 is all of it.
+    """What the model kept of its reference's ability in a language: 1.0 is all of it.
 
-    Accuracy ÷ base accuracy, or base bits per byte ÷ bits per byte. None when the language was not
+    Accuracy ÷ its accuracy, or its bits per byte ÷ bits per byte. None when the language was not
     measured, or when the divisor is zero.
     """
     by = by or measure_of(result, model, language)
-    before = value_of(result, "base", language, by=by)
+    before = value_of(result, result.model(model).reference, language, by=by)
     after = value_of(result, model, language, by=by)
     if before is None or after is None:
         return None
@@ -90,12 +93,12 @@ def retention(
 def gain(
     result: RunResult, model: str, language: str, *, by: Measure | None = None
 ) -> float | None:
-    """How much better than the base the model is: percentage points, or bits per byte saved.
+    """How much better than its reference the model is: percentage points, or bits per byte saved.
 
     Above zero is better for both measures. None when the language was not measured.
     """
     by = by or measure_of(result, model, language)
-    before = value_of(result, "base", language, by=by)
+    before = value_of(result, result.model(model).reference, language, by=by)
     after = value_of(result, model, language, by=by)
     if before is None or after is None:
         return None

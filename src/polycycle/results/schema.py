@@ -207,13 +207,17 @@ class ModelScores(Part):
     """One model of the run: what it is, and how it does in every language."""
 
     name: str
-    """`base`, `post-pretrain` or `review`."""
+    """`base`, `post-pretrain`, `review`, `post` (the sibling to graft), `graft` or
+    `review-grafted`."""
     folder: str
     """Where its weights lie: a folder, or the hub id of the base."""
     content_hash: str
     """Hash over all of its tensors."""
-    base_hash: str
-    """Content hash of the dense model inside it; the base's own hash for the base."""
+    base_hash: str | None
+    """Content hash of the dense model inside it, its own for a dense model; None where a graft left
+    no dense model that exists."""
+    reference: str = "base"
+    """The run's model that gain and retention are measured against: the dense model inside it."""
     parameters_total: Count
     """All parameters."""
     parameters_active: Count

@@ -38,7 +38,9 @@ from polycycle.evaluation import (
     routing_table,
     score_completions,
 )
+from polycycle.families import is_upcycled
 from polycycle.languages import LanguageGroups
+from polycycle.modeling import why_no_dense_reference
 from polycycle.results import MixedText, ModelScores, RetentionTrade, TaskScore
 from polycycle.surgery import inspect_checkpoint, tensor_bytes
 
@@ -71,6 +73,8 @@ def evaluate_model(
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
     if torch.cuda.is_available():
         model.cuda()
+    # Without a dense model inside there is nothing to be at a distance from, or to keep exactly.
+    has_base = is_upcycled(checkpoint.config) and not why_no_dense_reference(checkpoint.config)
     settings = recipe.evaluation
     longest = min(
         getattr(model.config, "max_position_embeddings", _LONGEST_WINDOW), _LONGEST_WINDOW
@@ -90,8 +94,8 @@ def evaluate_model(
                 context_length=context_length,
                 batch_tokens=settings.batch_tokens,
             )
-            tallies[language] = measure_text(model, windows(), with_kl=name != "base")
-            if has_retention_gate(model):
+            tallies[language] = measure_text(model, windows(), with_kl=has_base)
+            if has_base and has_retention_gate(model):
                 gated[language] = measure_gate(
                     model,
                     windows(),
@@ -119,7 +123,6 @@ def evaluate_model(
                 model, gated, groups, valid, threshold, context_length, settings.batch_tokens
             )
     seen = inspect_checkpoint(checkpoint, with_hash=True)
-    assert seen.base_hash is not None
     return ModelScores(
         name=name,
         folder=str(model_path),

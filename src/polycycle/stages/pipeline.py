@@ -8,14 +8,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polycycle
 from polycycle.allocation import SimilarityTable, read_table
-from polycycle.checkpoint import open_checkpoint
-from polycycle.config import Recipe
+from polycycle.checkpoint import Checkpoint, open_checkpoint
+from polycycle.config import GraftConfig, Recipe
 from polycycle.data import TaskExample, document_policy, tokenizer_hash
 from polycycle.files import hash_file, hash_json, write_json
+from polycycle.modeling import why_no_dense_reference
 from polycycle.ranks import first_rank_first, is_first_rank, join_ranks
 from polycycle.results import (
     Alarm,
@@ -28,15 +29,17 @@ from polycycle.results import (
 )
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
+from polycycle.stages.graft import open_siblings, plan_recipe_graft, sibling_key
 from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, adopt_stage, is_done, read_manifest, run_stage
 from polycycle.stages.tokenizer import load_tokenizer
-from polycycle.stages.train import TRAINING, stage_name, train_and_write
+from polycycle.stages.train import REVIEW_GRAFTED, TRAINING, stage_name, train_and_write
 from polycycle.stages.upcycle import most_used_experts, plan_group, plan_recipe
-from polycycle.surgery import TrainingStage, fill_grown, fill_upcycled
+from polycycle.surgery import TrainingStage, fill_grafted, fill_grown, fill_upcycled
 from polycycle.training import uses_bfloat16
 
 Tell = Callable[[str], None]
+LastStage = Literal["post_pretrain", "review", "end"]
 _SCORES = "scores.json"
 SIMILARITY = "similarity.json"
 
@@ -173,15 +176,61 @@ class Run:
         fill_grown(plan, folder)
         return {"bytes": plan.num_bytes}
 
+    def graft(self, source: Path) -> Path:
+        """The finished model `source` with the siblings' post-training in every expert."""
+        config = self.recipe.graft
+        assert config is not None
+        stage = Stage(
+            name="graft",
+            result_version=1,
+            inputs={
+                "source": self._keys[source.name],
+                "base": self._base_key(),
+                "post": [
+                    [sibling_key(post), one.scale]
+                    for one, post in zip(config.post, self.siblings, strict=True)
+                ],
+                "settings": config.model_dump(mode="json", exclude={"post", "review_after"}),
+            },
+            make=partial(self._graft, config, source),
+        )
+        folder = self._do(stage)
+        reason = why_no_dense_reference(open_checkpoint(folder).config)
+        if reason is not None:
+            self.tell(
+                f"graft: {reason}, so no dense model is the base any more: retention is shown "
+                "against the base that was, nothing is kept exactly, and there is no pack"
+            )
+        return folder
+
+    def _graft(self, config: GraftConfig, source: Path, folder: Path) -> dict[str, Any]:
+        plan = plan_recipe_graft(config, open_checkpoint(source), self.base, self.siblings)
+        for warning in plan.warnings:
+            self.tell(f"graft: {warning}")
+        fill_grafted(plan, folder)
+        return {"bytes": plan.num_bytes}
+
+    @cached_property
+    def siblings(self) -> list[Checkpoint]:
+        """The post-trained models to graft, checked to be siblings of the base."""
+        config = self.recipe.graft
+        return [] if config is None else open_siblings(config, self.base)
+
     def train(
-        self, stage: TrainingStage, source: Path, group: int = 1, finished: Path | None = None
+        self,
+        stage: TrainingStage,
+        source: Path,
+        group: int = 1,
+        finished: Path | None = None,
+        name: str | None = None,
     ) -> Path:
         """The model after a training stage of a language group, from the model in `source`.
 
-        `finished` is the model of the groups before, whose languages alarms hold it to.
+        `finished` is the model of the groups before, whose languages alarms hold it to; `name` is
+        the stage's, by default after what it does.
         """
         config = getattr(self.recipe, stage)
-        name = stage_name(stage, group)
+        name = name or stage_name(stage, group)
         doing = Stage(
             name=name,
             result_version=1,
@@ -196,7 +245,7 @@ class Run:
             make=lambda folder: {},
         )
         work = self.output / ".work" / f"{name}-{doing.key[:16]}"
-        making = partial(self._train, stage, group, source, finished, work)
+        making = partial(self._train, stage, name, group, source, finished, work)
         path = self._do(
             Stage(
                 name=doing.name,
@@ -213,6 +262,7 @@ class Run:
     def _train(
         self,
         stage: TrainingStage,
+        name: str,
         group: int,
         source: Path,
         finished: Path | None,
@@ -225,6 +275,7 @@ class Run:
             stage,
             self.corpora,
             group=group,
+            name=name,
             source=source,
             folder=folder,
             work=work,
@@ -233,8 +284,19 @@ class Run:
             finished=finished,
         )
 
-    def evaluate(self, name: str, model_path: str | Path) -> ModelScores:
-        """Scores of one model."""
+    def evaluate_siblings(self) -> list[ModelScores]:
+        """Scores of the post-trained models that are grafted: `post`, `post-2`, …"""
+        scores = []
+        for number, post in enumerate(self.siblings, start=1):
+            name = "post" if number == 1 else f"post-{number}"
+            self._keys[name] = sibling_key(post)
+            scores.append(self.evaluate(name, post.folder, reference="base"))
+        return scores
+
+    def evaluate(
+        self, name: str, model_path: str | Path, *, reference: str = "base"
+    ) -> ModelScores:
+        """Scores of one model, to be compared with `reference`."""
         stage = Stage(
             name=f"evaluate-{name}",
             result_version=2,
@@ -251,7 +313,8 @@ class Run:
         folder = self._do(stage)
         text = (folder / _SCORES).read_text(encoding="utf-8")
         scores = ModelScores.model_validate_json(text)
-        return scores.model_copy(update={"folder": str(model_path)})  # an adopted stage moved
+        # An adopted stage moved.
+        return scores.model_copy(update={"folder": str(model_path), "reference": reference})
 
     def _evaluate(self, name: str, model_path: str | Path, folder: Path) -> dict[str, Any]:
         scores = evaluate_model(self.recipe, name, model_path, self.corpora.valid, self.tokenizer)
@@ -264,6 +327,7 @@ class Run:
         recipe = self.recipe
         return RunResult(
             name=recipe.name,
+            method="DeltaMoE" if recipe.graft else "MoE-LPR",
             recipe=recipe.model_dump(mode="json"),
             languages=recipe.languages.groups(),
             seed=recipe.seed,
@@ -351,13 +415,14 @@ class Run:
         }
 
 
-def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -> RunResult:
+def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunResult:
     """Carry out a recipe; stages that are done and unchanged are skipped.
 
     Args:
         recipe: what to do.
         tell: where notes for the user go.
-        until: the last training stage to do; `post_pretrain` is that of the first group.
+        until: the last stage to do; `post_pretrain` is that of the first group, `review` leaves a
+            graft out.
 
     Returns:
         Everything that was found so far.
@@ -366,12 +431,14 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
     recipe.output.mkdir(parents=True, exist_ok=True)
     with first_rank_first():  # it may have to download the base
         run = Run(recipe, tell)
+        if until == "end":
+            _ = run.siblings  # found missing or unfit now, not after the training
     if is_first_rank():
         write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
     model = run.upcycle()
     models = [run.evaluate("base", recipe.base)]
     trained: list[Path] = []
-    with_review = recipe.review is not None and until == "review"
+    with_review = recipe.review is not None and until != "post_pretrain"
     stages: tuple[TrainingStage, ...] = ("post_pretrain", "review")
     finished = None
     for group in range(1, len(recipe.languages.expanded) + 1):
@@ -384,6 +451,17 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: TrainingStage = "review") -
             models.append(run.evaluate(model.name, model))
         if until == "post_pretrain":
             break
+    if recipe.graft is not None and until == "end":
+        models += run.evaluate_siblings()
+        model = run.graft(model)
+        is_post = why_no_dense_reference(open_checkpoint(model).config) is None
+        reference = "post" if is_post else "base"
+        models.append(run.evaluate(model.name, model, reference=reference))
+        if recipe.graft.review_after:
+            group = len(recipe.languages.expanded)
+            model = run.train("review", model, group, finished, name=REVIEW_GRAFTED)
+            trained.append(model)
+            models.append(run.evaluate(model.name, model, reference=reference))
     return run.result(models, trained)
 
 

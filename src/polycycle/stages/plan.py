@@ -8,7 +8,7 @@ from typing import Any
 
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import Recipe, TrainConfig
-from polycycle.stages.train import stage_name
+from polycycle.stages.train import REVIEW_GRAFTED, stage_name
 from polycycle.stages.upcycle import plan_recipe
 from polycycle.surgery import UpcyclePlan, count_active, count_trainable
 
@@ -79,6 +79,11 @@ def plan_run(recipe: Recipe) -> RunPlan:
             routers = group * trainable["review"]
             name = stage_name("review", group)
             stages.append(_stage(name, recipe.review, plan, so_far, routers))
+    grafted = 0
+    if recipe.graft is not None:
+        grafted = 2 if recipe.graft.keep_ungrafted else 1
+        if recipe.graft.review_after and recipe.review is not None:
+            stages.append(_stage(REVIEW_GRAFTED, recipe.review, plan, so_far, routers))
     total += (len(recipe.languages.expanded) - 1) * added
     counts = list(plan.config["num_experts_per_layer"])
     return RunPlan(
@@ -87,7 +92,7 @@ def plan_run(recipe: Recipe) -> RunPlan:
         num_experts_per_layer=counts,
         checkpoint_bytes=plan.num_bytes,
         # Twice the largest training checkpoint: float32 weights and two moments of what is trained.
-        disk_bytes=plan.num_bytes * (1 + len(stages)) + 2 * 12 * added,
+        disk_bytes=plan.num_bytes * (1 + len(stages) + grafted) + 2 * 12 * added,
         stages=tuple(stages),
     )
 

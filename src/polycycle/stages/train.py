@@ -34,6 +34,8 @@ from polycycle.training import (
 )
 
 TRAINING = "training.json"
+REVIEW_GRAFTED = "review-grafted"
+"""Name of a review after the graft."""
 _VALIDATION_CONTEXT = 1024
 
 
@@ -43,6 +45,7 @@ def train_and_write(
     corpora: RunCorpora,
     *,
     group: int,
+    name: str,
     source: Path,
     folder: Path,
     work: Path,
@@ -59,6 +62,7 @@ def train_and_write(
         stage: `post_pretrain` or `review`.
         corpora: the run's texts.
         group: which group of languages is being added, 1 for G1.
+        name: of the stage.
         source: the upcycled model to start from.
         folder: where the trained model goes.
         work: where checkpoints live until the stage is done; a killed run goes on from there.
@@ -89,7 +93,6 @@ def train_and_write(
     if not is_first_rank():
         return {}
     write_trained(open_checkpoint(source), done.trained, folder, done.trained)
-    name = stage_name(stage, group)
     curves, alarms = _history(name, done)
     cost = _cost(stage, name, done, model, _active_parameters(source))
     record = {

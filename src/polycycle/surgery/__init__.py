@@ -1,7 +1,7 @@
 """Dense → MoE, grafting, what training may move, and writing what was trained."""
 
 from polycycle.surgery.delta_folders import NORMS, DeltaNorms, TensorNorms, save_delta
-from polycycle.surgery.deltas import Delta, open_delta
+from polycycle.surgery.deltas import DELTA_TYPE, Delta, check_siblings, open_delta
 from polycycle.surgery.freezing import TrainingStage, freeze_for
 from polycycle.surgery.grafting import (
     GraftPlan,
@@ -31,6 +31,7 @@ from polycycle.surgery.upcycling import (
 )
 
 __all__ = [
+    "DELTA_TYPE",
     "NORMS",
     "Delta",
     "DeltaNorms",
@@ -42,6 +43,7 @@ __all__ = [
     "TensorNorms",
     "TrainingStage",
     "UpcyclePlan",
+    "check_siblings",
     "count_active",
     "count_trainable",
     "execute_graft",

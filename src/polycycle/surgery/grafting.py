@@ -171,7 +171,9 @@ def plan_graft(
         "warnings": [*dict.fromkeys(warnings), *differing],
     }
     config["grafts"] = [*(model.config.get("grafts") or ()), record]
-    kept = tuple(sorted(added)) if keep_ungrafted and on in ("all", "experts") else ()
+    if keep_ungrafted and on not in ("all", "experts"):
+        raise GraftError(f"on={on} grafts no new experts, so there is nothing to keep ungrafted")
+    kept = tuple(sorted(added)) if keep_ungrafted else ()
     if kept and model.config.get("grafts"):
         raise GraftError(
             f"{model.name} is grafted already, so its experts are not the ungrafted ones; graft "
