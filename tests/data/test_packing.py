@@ -13,6 +13,7 @@ from polycycle.data import (
     IGNORED_LABEL,
     CorpusStatistics,
     DocumentPolicy,
+    JoinedDataset,
     PackedDataset,
     Skipped,
     TokenizedCorpus,
@@ -223,3 +224,16 @@ def test_a_packed_batch_with_an_attention_mask_is_refused(tmp_path):
     assert packed_model_inputs(batch)["use_cache"] is False
     with pytest.raises(ValueError, match="must not carry an attention_mask"):
         packed_model_inputs({**batch, "attention_mask": torch.ones(1, 16)})
+
+
+def test_joined_datasets_give_every_sequence_once_in_an_order_of_their_own(tmp_path):
+    parts = [packed(three(tmp_path)), packed(three(tmp_path, {"en": [70], "tr": [9]}))]
+    joined = JoinedDataset(parts, seed=5)
+    assert joined.num_tokens == sum(part.num_tokens for part in parts)
+    rows = [joined[index]["input_ids"].tolist() for index in range(len(joined))]
+    alone = [item["input_ids"].tolist() for part in parts for item in part]
+    assert sorted(rows) == sorted(alone)
+    assert rows != alone
+    assert rows == [item["input_ids"].tolist() for item in JoinedDataset(parts, seed=5)]
+    with pytest.raises(ValueError, match="one length"):
+        JoinedDataset([packed(three(tmp_path)), packed(three(tmp_path), sequence_length=8)], 0)

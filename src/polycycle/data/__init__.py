@@ -2,6 +2,7 @@
 
 from polycycle.data.documents import Document, Skipped, read_documents
 from polycycle.data.excerpts import Excerpt, read_excerpt
+from polycycle.data.joining import JoinedDataset
 from polycycle.data.overlap import check_disjoint
 from polycycle.data.packing import (
     IGNORED_LABEL,
@@ -29,6 +30,7 @@ __all__ = [
     "Document",
     "DocumentPolicy",
     "Excerpt",
+    "JoinedDataset",
     "LanguageUse",
     "PackedDataset",
     "Question",
