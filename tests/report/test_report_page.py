@@ -9,8 +9,16 @@ import pytest
 
 from polycycle.languages import LanguageGroups
 from polycycle.report import write_report
+from polycycle.report.figures import routing_maps, similarities
 from polycycle.report.page import page
-from polycycle.report.tables import task_tables
+from polycycle.report.tables import (
+    gate_table,
+    mixed_table,
+    packs_table,
+    speed_table,
+    task_tables,
+    trade_table,
+)
 from polycycle.report.wording import count, decimal, duration, percent
 from polycycle.results import load_result
 from tests.results.example import example_result
@@ -25,6 +33,7 @@ CASES = {
         "with_review": False,
         "with_routing": False,
         "with_tasks": False,
+        "with_gate": False,
         "curves": (),
         "alarms": (),
         "data": (),
@@ -127,6 +136,72 @@ def test_a_task_has_a_row_for_each_language_that_it_was_done_in():
     assert original.average[6] == decimal((review.chrf + chinese.chrf) / 2, 1)
     without = page(example_result(with_tasks=False))
     assert "Tasks" not in without
+
+
+def test_similarity_is_drawn_with_the_experts_and_classifiers_that_follow():
+    (figure,) = similarities(example_result())
+    svg = ElementTree.fromstring(figure.plot)
+    words = [element.text for element in svg.iter("text")]
+    assert {"new–original", "new–new", "S, the mean", "40 new experts", "classifiers"} <= set(words)
+    assert words.count("5") == 8 + 1  # a bar's number in each layer, and the layer itself
+    assert len(list(svg.iter("polygon"))) == 2
+    assert "shared out as 1/S" in figure.note
+    assert len(list(svg.iter("polyline"))) == 3
+    (alone,) = (
+        one.model_copy(update={"expanded_expanded": None, "is_allocated": False})
+        for one in example_result().similarities
+    )
+    (figure,) = similarities(example_result(similarities=(alone,)))
+    assert len(list(ElementTree.fromstring(figure.plot).iter("polyline"))) == 1
+    assert "gave the number of experts" in figure.note
+
+
+def test_routing_maps_show_each_language_in_the_layers_that_have_the_number():
+    divergence, evenness, rightly = routing_maps(example_result())
+    assert [divergence.plot.count("Greek, layer"), evenness.plot.count("Greek, layer")] == [8, 8]
+    assert "Greek, layer 0: 31.0%" in divergence.plot
+    assert "English, layer 7: 9.0%" in divergence.plot
+    assert [rightly.plot.count("Greek, layer"), rightly.plot.count("layer 4: 93.0%")] == [2, 6]
+    assert routing_maps(example_result(with_routing=False)) == []
+
+
+def test_the_gates_tables_say_how_often_it_fires_what_that_trades_and_gains():
+    result = example_result()
+    (french, _) = gate_table(result).sections[1].rows
+    assert french[1:] == ("93.0%", "85.7%", "93.0%", "412")
+    greek = gate_table(result).sections[2].rows[0]
+    assert greek[3] == "99.0%"
+    (section,) = mixed_table(result).sections
+    assert section.rows[0][1:] == ("37.5%", "50.0%", "22.5%", "50.0%", "120")
+    assert [row[2] for row in speed_table(result).sections[0].rows] == [
+        "1.78 ×",
+        "1.00 ×",
+        "1.79 ×",
+    ]
+    text = _Checked(page(result)).text
+    assert "Kept text is read 1.78 × as fast" in text
+    rows = trade_table(result).sections[0].rows
+    assert rows[0][:4] == ("−∞", "100.0%", "100.0%", "100.0%")
+    assert rows[0][4:] == ("0.0%", "0.0%", "0.0%")  # the base against itself
+    assert rows[2][0] == "0.25 (set)"
+    final, base = result.final.scores, result.models[0].scores
+    ratios = [final[tag].bits_per_byte / base[tag].bits_per_byte for tag in ("fr", "pt")]
+    assert rows[-1][5] == percent(sum(ratios) / 2 - 1, sign=True)
+    without = example_result(with_gate=False)
+    tables = (gate_table, mixed_table, speed_table, trade_table)
+    assert [table(without) for table in tables] == [None] * 4
+    assert "Exact retention" not in page(without)
+
+
+def test_a_packs_parts_are_weighed_against_the_base():
+    (section,) = packs_table(example_result()).sections
+    assert [row[2:] for row in section.rows] == [
+        ("6.0 GiB", "292.7%"),
+        ("12.0 KiB", "0.0%"),
+        ("6.0 GiB", "292.7%"),
+        ("2.0 GiB", "100.0%"),
+    ]
+    assert section.rows[0][1] == "Greek, Hungarian, Turkish, Arabic, Bengali and Hindi"
 
 
 def test_html_in_names_is_shown_not_obeyed():

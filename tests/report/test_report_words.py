@@ -74,6 +74,35 @@ def test_the_terminal_table_fits_eighty_columns_uncut(with_questions):
     assert ("89.4%" if with_questions else "0.712") in printed
 
 
+def test_the_terminal_and_the_card_give_each_task_by_group():
+    result = example_result()
+    printed = _printed(result).split("answers written:")[1]
+    card = model_card(result)
+    review = [result.final.scores[tag].tasks["translation"] for tag in ("zh", "es")]
+    exact = percent(sum(one.exact_match for one in review) / 2)
+    chrf = decimal(sum(one.chrf for one in review) / 2, 1)  # none into English
+    lines = printed.splitlines()
+    row = lines[next(i for i, line in enumerate(lines) if "translation" in line) + 1].split()
+    assert (row[0], *row[-2:]) == ("Original", exact, chrf)
+    assert f"| {exact} | {chrf} |" in next(
+        line for line in card.splitlines() if line.startswith("| translation, Original |")
+    )
+    assert "6.0 GiB of tensors are new, beside 2.0 GiB of the base" in card
+    without = example_result(with_tasks=False)
+    assert "answers written" not in _printed(without)
+    assert "Answers written" not in model_card(without)
+
+
+def test_a_run_of_several_groups_fits_eighty_columns():
+    result = example_result()
+    later = [model.model_copy(update={"name": f"{model.name}-g2"}) for model in result.models[1:]]
+    printed = _printed(example_result(models=(*result.models, *later)))
+    assert "…" not in printed
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    (heading,) = [line for line in printed.splitlines() if "Language" in line]
+    assert heading.split() == ["Language", "Base", "Review", "Review-g2", "Gained", "Kept"]
+
+
 def test_brackets_in_a_name_are_no_markup_in_the_terminal():
     assert "[red]run[/]" in _printed(example_result(name="[red]run[/]"))
 

@@ -8,15 +8,21 @@ from polycycle.results import (
     Alarm,
     CurvePoint,
     Environment,
+    GroupSimilarity,
     LanguageData,
     LanguageScores,
+    MixedText,
     ModelScores,
+    RetentionPoint,
+    RetentionSpeed,
+    RetentionTrade,
     RoutingPoint,
     RoutingTable,
     RunResult,
     StageCost,
     StageCurves,
     TaskScore,
+    TensorBytes,
     ValidationPoint,
 )
 
@@ -49,6 +55,7 @@ def example_result(
     with_review: bool = True,
     with_routing: bool = True,
     with_tasks: bool = True,
+    with_gate: bool = True,
     **change: Any,
 ) -> RunResult:
     """A result, with parts left out or fields replaced by keyword."""
@@ -60,7 +67,10 @@ def example_result(
         "languages": LANGUAGES,
         "seed": 17,
         "base": "example-org/dense-1b",
-        "models": tuple(_model(name, with_questions, with_routing, with_tasks) for name in names),
+        "models": tuple(
+            _model(name, with_questions, with_routing, with_tasks, with_gate) for name in names
+        ),
+        "similarities": (_similarity(),) if with_routing else (),
         "curves": tuple(_curves(stage) for stage in stages),
         "alarms": _alarms(),
         "data": _data(with_review),
@@ -122,7 +132,66 @@ def _usage(name: str, language: str, layer: int) -> tuple[float, ...]:
     return (frozen, *((1 - frozen) * part / sum(rest) for part in rest))
 
 
-def _model(name: str, with_questions: bool, with_routing: bool, with_tasks: bool) -> ModelScores:
+def _similarity() -> GroupSimilarity:
+    to_original = tuple(0.62 - 0.05 * (layer - 4) ** 2 / 4 for layer in range(LAYERS))
+    among = tuple(value + 0.08 + 0.01 * layer for layer, value in enumerate(to_original))
+    return GroupSimilarity(
+        group=1,
+        model="base",
+        expanded_original=to_original,
+        expanded_expanded=among,
+        per_layer=tuple((a + b) / 2 for a, b in zip(to_original, among, strict=True)),
+        new_experts=(EXPERTS - 1,) * LAYERS,
+        is_allocated=True,
+        classifier_layers=(3, 4),
+    )
+
+
+def _gate(with_questions: bool) -> RetentionTrade:
+    rates = {"fr": 0.93, "pt": 0.9} | dict.fromkeys(LANGUAGES.original, 0.98)
+    rates |= dict.fromkeys(LANGUAGES.all_expanded, 0.01)
+    base, final = (
+        {tag: _scores(name, tag, with_questions).bits_per_byte for tag in LANGUAGES.all}
+        for name in ("base", "review")
+    )
+
+    def point(threshold: float, of_texts: dict[str, float]) -> RetentionPoint:
+        bits = {t: base[t] * share + final[t] * (1 - share) for t, share in of_texts.items()}
+        return RetentionPoint(threshold=threshold, text_rate=of_texts, bits_per_byte=bits)
+
+    return RetentionTrade(
+        threshold=0.25,
+        texts=dict.fromkeys(LANGUAGES.all, 412),
+        token_rate={tag: 0.9 * rate + 0.02 for tag, rate in rates.items()},
+        points=(
+            point(-math.inf, dict.fromkeys(LANGUAGES.all, 1.0)),
+            point(-0.75, {tag: min(1.0, rate + 0.2) for tag, rate in rates.items()}),
+            point(0.25, rates),
+            point(math.inf, dict.fromkeys(LANGUAGES.all, 0.0)),
+        ),
+        mixed=tuple(
+            MixedText(language=tag, begins=begins, texts=60, text_rate=rate, token_rate=0.5)
+            for tag in LANGUAGES.all_expanded
+            for begins, rate in (("original", 0.375), ("expanded", 0.225))
+        ),
+        speed=RetentionSpeed(
+            base=4_120.0,
+            kept=4_085.5,
+            mixture=2_301.2,
+            batch=4,
+            length=512,
+            repeats=7,
+            device="cpu",
+            dtype="float32",
+        ),
+    )
+
+
+def _model(
+    name: str, with_questions: bool, with_routing: bool, with_tasks: bool, with_gate: bool
+) -> ModelScores:
+    judged = {tag: 0.96 if LANGUAGES.group_of(tag) == 0 else 0.07 for tag in LANGUAGES.all}
+    layers = range(LAYERS)
     routing = RoutingTable(
         num_experts=(EXPERTS,) * LAYERS,
         moe_layers=tuple(range(LAYERS)),
@@ -133,6 +202,24 @@ def _model(name: str, with_questions: bool, with_routing: bool, with_tasks: bool
         usage={
             language: tuple(_usage(name, language, layer) for layer in range(LAYERS))
             for language in LANGUAGES.all
+        },
+        usage_entropy={tag: tuple(0.7 + 0.02 * layer for layer in layers) for tag in LANGUAGES.all},
+        divergence_from_original={
+            tag: tuple(
+                (0.31 if LANGUAGES.group_of(tag) else 0.02) + 0.01 * layer for layer in layers
+            )
+            for tag in LANGUAGES.all
+        },
+        judged_original={
+            tag: tuple(share if layer in (3, 4) else None for layer in layers)
+            for tag, share in judged.items()
+        },
+        classifier_accuracy={
+            tag: tuple(
+                (1 - share if LANGUAGES.group_of(tag) else share) if layer in (3, 4) else None
+                for layer in layers
+            )
+            for tag, share in judged.items()
         },
     )
     dense = name == "base"
@@ -145,6 +232,10 @@ def _model(name: str, with_questions: bool, with_routing: bool, with_tasks: bool
         parameters_active=1_100_048_384 if dense else 1_744_070_656,
         scores={tag: _scores(name, tag, with_questions, with_tasks) for tag in LANGUAGES.all},
         routing=routing if with_routing and not dense else None,
+        retention=_gate(with_questions) if with_gate and not dense else None,
+        tensor_bytes=None
+        if dense
+        else TensorBytes(base=2_200_096_768, groups=(6_440_218_624,), shared=12_288),
     )
 
 

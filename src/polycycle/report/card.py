@@ -7,14 +7,24 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from polycycle.languages import language_name
 from polycycle.report.verdict import verdict_of
-from polycycle.report.wording import count, decimal, duration, model_title, names, percent
+from polycycle.report.wording import (
+    bytes_size,
+    count,
+    decimal,
+    duration,
+    model_title,
+    names,
+    percent,
+)
 from polycycle.results import (
     Measure,
     RunResult,
+    average_answers,
     gain,
     groups_of,
     measure_of_run,
     retention,
+    tasks_of,
     value_of,
 )
 
@@ -50,6 +60,8 @@ def model_card(result: RunResult, *, license: str = "other") -> str:
         origin=_origin(result),
         expanded=names(result.languages.all_expanded),
         table=_table(result, measure_of_run(result)),
+        tasks=_tasks(result),
+        pack=_pack(result),
         parameters_total=count(result.final.parameters_total),
         parameters_active=count(result.final.parameters_active),
         training=_training(result),
@@ -93,6 +105,36 @@ def _table(result: RunResult, by: Measure) -> str:
             cells.append("" if group.is_expanded else percent(kept))
             lines.append(" | ".join([f"{language_name(tag)} ({tag}, {group.title})", *cells]))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _tasks(result: RunResult) -> str:
+    """A Markdown table of the generation tasks by group of languages; empty without any."""
+    tasks = tasks_of(result)
+    if not tasks:
+        return ""
+    models = [model.name for model in result.models]
+    headings = ["Answers written by the model", *(f"{model_title(m)} (% exact)" for m in models)]
+    headings += [f"{model_title(models[-1])} (chrF)"]
+    lines = [" | ".join(headings), " | ".join(["---", *["---:"] * (len(headings) - 1)])]
+    for task in tasks:
+        for group in groups_of(result):
+            scores = [average_answers(result, model, group.languages, task) for model in models]
+            if scores[-1].chrf is not None:
+                cells = [*(percent(one.exact_match) for one in scores), decimal(scores[-1].chrf, 1)]
+                lines.append(" | ".join([f"{task}, {group.title}", *cells]))
+    return "\n\n" + "\n".join(f"| {line} |" for line in lines)
+
+
+def _pack(result: RunResult) -> str:
+    """What a language pack of these weights holds, in a sentence; empty for a dense model."""
+    sizes = result.final.tensor_bytes
+    if sizes is None:
+        return ""
+    added = bytes_size(sum(sizes.groups) + sizes.shared)
+    return (
+        f"{added} of tensors are new, beside {bytes_size(sizes.base)} of the base: "
+        "`polycycle pack` saves them alone."
+    )
 
 
 def _training(result: RunResult) -> str:

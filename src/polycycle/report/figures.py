@@ -1,15 +1,16 @@
 """The report's plots: which numbers of a result go into which chart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 from markupsafe import Markup
 
 from polycycle.languages import language_name
+from polycycle.report.layers import layer_chart
 from polycycle.report.lines import Line, line_chart
 from polycycle.report.marks import Block, Row, dumbbells, heat_map, stacked_shares
-from polycycle.report.wording import MISSING, decimal, model_title, percent
+from polycycle.report.wording import MISSING, decimal, model_title, names, percent
 from polycycle.results import (
     CurvePoint,
     Group,
@@ -233,8 +234,8 @@ def _logged(one: StageCurves, read: Callable[[CurvePoint], float | None]) -> Poi
 
 
 def _routing_groups(result: RunResult) -> list[str]:
-    names = [name for one in result.curves for point in one.routing for name in point.expert0_share]
-    return list(dict.fromkeys(names))
+    found = [name for one in result.curves for point in one.routing for name in point.expert0_share]
+    return list(dict.fromkeys(found))
 
 
 def _words(group: str) -> str:
@@ -263,35 +264,92 @@ def expert0_maps(result: RunResult) -> list[Figure]:
         ]
         title = f"Weight on the frozen expert 0 after {model.name}, %"
         plot = heat_map(blocks, columns=model.routing.moe_layers, label=title)
-        figures.append(Figure(title=title, note="A stronger colour is more.", plot=plot))
+        note = "Right is near 100 for original languages, far below it for expanded ones."
+        figures.append(Figure(title=title, note=note, plot=plot))
     return figures
 
 
-def judged_maps(result: RunResult) -> list[Figure]:
-    """Tokens that the final model's language classifiers sent to expert 0 alone."""
+def routing_maps(result: RunResult) -> list[Figure]:
+    """How differently, how evenly, and how rightly the final model routes each language."""
     routing = result.final.routing
-    if routing is None or not routing.judged_original:
+    if routing is None:
         return []
-    some = next(iter(routing.judged_original.values()))
-    judging = [index for index, share in enumerate(some) if share is not None]
+    drawn = [
+        _map(
+            result,
+            routing.divergence_from_original,
+            "Routing unlike the original languages, % of a bit",
+            "Jensen–Shannon divergence of expert usage from the mean of the other original "
+            "languages: 0 is alike, 100 is without a common expert. Right is low for original "
+            "languages and higher for expanded ones.",
+        ),
+        _map(
+            result,
+            routing.usage_entropy,
+            "Evenness of expert usage, %",
+            "Entropy against its maximum: 100 when all experts work alike, 0 when one does "
+            "everything, as expert 0 should for original languages.",
+        ),
+        _map(
+            result,
+            routing.classifier_accuracy,
+            "Tokens that the language classifiers judged rightly, %",
+            "A classifier sends what it judges original to expert 0 alone in its layer. Right is "
+            "100 in every row; 0 means that it takes the language for the other kind.",
+        ),
+    ]
+    return [figure for figure in drawn if figure]
+
+
+def _map(
+    result: RunResult,
+    table: Mapping[str, Sequence[float | None]],
+    title: str,
+    note: str,
+) -> Figure | None:
+    """A heat map of the layers that have values; None without any."""
+    routing = result.final.routing
+    if routing is None or not table:
+        return None
+    some = next(iter(table.values()))
+    places = [place for place, value in enumerate(some) if value is not None]
     blocks = [
         (
             group.title,
-            {
-                language_name(tag): [
-                    routing.judged_original[tag][index] or 0.0 for index in judging
-                ]
-                for tag in known
-            },
+            {language_name(tag): [table[tag][place] or 0.0 for place in places] for tag in known},
         )
         for group in groups_of(result)
-        if (known := [tag for tag in group.languages if tag in routing.judged_original])
+        if (known := [tag for tag in group.languages if tag in table])
     ]
-    title = "Tokens that the language classifiers judged original, %"
-    layers = [routing.moe_layers[index] for index in judging]
-    note = "Right is 100 for original languages and 0 for expanded ones."
-    plot = heat_map(blocks, columns=layers, label=title)
-    return [Figure(title=title, note=note, plot=plot)]
+    layers = [routing.moe_layers[place] for place in places]
+    return Figure(title=title, note=note, plot=heat_map(blocks, columns=layers, label=title))
+
+
+def similarities(result: RunResult) -> list[Figure]:
+    """Similarity of languages per layer, and the experts that each group brought; one per group."""
+    figures = []
+    for one in result.similarities:
+        tags = result.languages.expanded[one.group - 1]
+        lines = [("new–original", one.expanded_original)]
+        if one.expanded_expanded is not None:
+            lines += [("new–new", one.expanded_expanded), ("S, the mean", one.per_layer)]
+        title = f"{names(tags)}: similarity (mean cosine) and new experts, per layer"
+        shared = (
+            "Experts are shared out as 1/S: fewer where the languages are alike already."
+            if one.is_allocated
+            else "The recipe gave the number of experts; only the classifiers' places follow."
+        )
+        note = f"Measured on {one.model}. New: this group's languages; original: all before it."
+        plot = layer_chart(
+            lines,
+            one.new_experts,
+            counts_label=f"{sum(one.new_experts)} new experts",
+            marked=one.classifier_layers,
+            marked_label="classifiers",
+            label=title,
+        )
+        figures.append(Figure(title=title, note=f"{note} {shared}", plot=plot))
+    return figures
 
 
 def expert_usage(result: RunResult) -> list[Figure]:

@@ -26,6 +26,8 @@ NARROWEST = 0.24
 MOST_POINTS = 160
 """Per line and stage; more are averaged, for they would only fatten the page."""
 NUM_COLORS = 8
+LETTER = 6.2
+"""Width of a letter of a stage's name, roughly."""
 GAP = 14.0
 """Between the names at the right."""
 
@@ -69,10 +71,16 @@ def line_chart(
     lines = [Line(label=one.label, stages=tuple(map(_finite, one.stages))) for one in lines]
     values = [y for one in lines for points in one.stages for _, y in points]
     low, high = y_range or _padded(values, with_zero=bool(zero))
-    bottom = max(LOWEST, TOP + GAP * len(lines))
-    y = Scale(low, high, bottom, TOP)
     stretches = _stretches(stages)
-    parts = [_grid(y), *(_stretch(one, bottom, is_first=i == 0) for i, one in enumerate(stretches))]
+    # Names too long for their stretch take two rows in turn.
+    is_crowded = any(len(s.stage) * LETTER > s.scale.end - s.scale.start for s in stretches[:-1])
+    top = TOP + (GAP if is_crowded else 0)
+    bottom = max(LOWEST, top + GAP * len(lines))
+    y = Scale(low, high, bottom, top)
+    parts = [_grid(y)]
+    for number, stretch in enumerate(stretches):
+        row = number % 2 if is_crowded else 0
+        parts.append(_stretch(stretch, bottom, is_first=number == 0, name_y=13 + GAP * row))
     if zero:
         parts.append(line(LEFT, y(0), WIDTH - RIGHT, y(0), class_="zero"))
         parts.append(text(LEFT + 4, y(0) + 13, zero, class_="tick"))
@@ -124,9 +132,9 @@ def _grid(y: Scale) -> Markup:
     return Markup("").join(parts)
 
 
-def _stretch(stretch: Stretch, bottom: float, *, is_first: bool) -> Markup:
+def _stretch(stretch: Stretch, bottom: float, *, is_first: bool, name_y: float) -> Markup:
     x = stretch.scale
-    parts = [text(x.start + 4, 13, stretch.stage, class_="stage")]
+    parts = [text(x.start + 4, name_y, stretch.stage, class_="stage")]
     if not is_first:
         parts.append(line(x.start, 3, x.start, bottom, class_="boundary"))
     places = ticks(0, x.high, about=max(2, round((x.end - x.start) / 55)))
@@ -153,7 +161,7 @@ def _labels(lines: Sequence[Line], y: Scale) -> Markup:
         for number, one in enumerate(lines)
         if any(one.stages)
     ]
-    places = apart([y(end) for _, _, end in ends], gap=GAP, low=TOP, high=y.start)
+    places = apart([y(end) for _, _, end in ends], gap=GAP, low=y.end, high=y.start)
     x = WIDTH - RIGHT + 10
     return Markup("").join(
         element("circle", cx=x, cy=place, r=3.5, class_=f"dot c{number % NUM_COLORS}")

@@ -56,9 +56,15 @@ def page(result: RunResult) -> str:
         details_table=tables.details_table(result),
         task_tables=tables.task_tables(result),
         curves=figures.curves(result),
-        expert0_maps=[*figures.expert0_maps(result), *figures.judged_maps(result)],
+        similarities=figures.similarities(result),
+        expert0_maps=figures.expert0_maps(result),
+        routing_maps=figures.routing_maps(result),
         gate_table=tables.gate_table(result),
+        mixed_table=tables.mixed_table(result),
+        speed_table=tables.speed_table(result),
+        speed=_speed(result),
         trade_table=tables.trade_table(result),
+        packs_table=tables.packs_table(result),
         expert_usage=figures.expert_usage(result),
         data_table=tables.data_table(result),
         language_cell=tables.language_cell,
@@ -124,6 +130,19 @@ def _chance(result: RunResult) -> str:
         f"With {count(min(asked))} questions per language, a change of up to "
         f"{decimal(points, 1)} points in one language may be luck (95%, questions drawn anew); "
         "averages are steadier."
+    )
+
+
+def _speed(result: RunResult) -> str:
+    """What a kept text gains, in a sentence with how it was measured."""
+    speed = result.final.retention and result.final.retention.speed
+    if not speed:
+        return ""
+    texts = f"{speed.batch} text{'s' if speed.batch > 1 else ''} of {count(speed.length)} tokens"
+    return (
+        f"Kept text is read {decimal(speed.kept / speed.mixture)} × as fast as by the mixture of "
+        f"experts (medians of {speed.repeats} readings of {texts}, taken in turns, on "
+        f"{speed.device} in {speed.dtype})."
     )
 
 

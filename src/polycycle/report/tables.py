@@ -1,6 +1,6 @@
 """The report's tables: every cell a string with its unit in the heading or in itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -14,18 +14,20 @@ from polycycle.report.wording import (
     duration,
     flops,
     model_title,
+    names,
     own_name,
     percent,
 )
 from polycycle.results import (
+    AnswerScores,
     Group,
     LanguageData,
     LanguageScores,
     Measure,
     RetentionPoint,
     RunResult,
-    TaskScore,
     average,
+    average_answers,
     average_gain,
     average_retention,
     average_value,
@@ -33,6 +35,7 @@ from polycycle.results import (
     groups_of,
     retention,
     scores_of,
+    tasks_of,
     value_of,
 )
 
@@ -120,9 +123,8 @@ def task_tables(result: RunResult) -> list[tuple[str, Table]]:
         *((model_title(model), "chrF") for model in models),
         ("Answers", ""),
     )
-    names = dict.fromkeys(name for one in result.final.scores.values() for name in one.tasks)
     tables = []
-    for name in names:
+    for name in tasks_of(result):
         sections = [_task_section(result, group, models, name) for group in groups_of(result)]
         filled = tuple(section for section in sections if section.rows)
         tables.append((name, Table(headings=headings, sections=filled)))
@@ -130,30 +132,20 @@ def task_tables(result: RunResult) -> list[tuple[str, Table]]:
 
 
 def _task_section(result: RunResult, group: Group, models: Sequence[str], name: str) -> Section:
-    def in_language(tag: str) -> list[TaskScore | None]:
-        measured = [scores_of(result, model, tag) for model in models]
-        return [None if one is None else one.tasks.get(name) for one in measured]
+    def row(title: str, scores: Sequence[AnswerScores], answers: str) -> tuple[str, ...]:
+        shares = (percent(one.exact_match) for one in scores)
+        return (title, *shares, *(decimal(one.chrf, 1) for one in scores), answers)
 
-    def row(
-        title: str, shares: Iterable[float | None], chrfs: Iterable[float | None], answers: str
-    ) -> tuple[str, ...]:
-        return (title, *map(percent, shares), *(decimal(chrf, 1) for chrf in chrfs), answers)
+    def scores(tags: Sequence[str]) -> list[AnswerScores]:
+        return [average_answers(result, model, tags, name) for model in models]
 
-    rows, all_shares, all_chrfs = [], [], []
-    for tag in group.languages:
-        scores = in_language(tag)
-        if scores[-1] is None:
-            continue
-        all_shares.append([None if one is None else one.exact_match for one in scores])
-        all_chrfs.append([None if one is None else one.chrf for one in scores])
-        answers = count(scores[-1].examples)
-        rows.append(row(language_cell(tag), all_shares[-1], all_chrfs[-1], answers))
-    shares, chrfs = (
-        [average(column) for column in zip(*values, strict=True)]
-        for values in (all_shares, all_chrfs)
+    measured = {tag: scores_of(result, models[-1], tag) for tag in group.languages}
+    done = {tag: one.tasks[name] for tag, one in measured.items() if one and name in one.tasks}
+    rows = tuple(
+        row(language_cell(tag), scores([tag]), count(one.examples)) for tag, one in done.items()
     )
-    mean = row("Average", shares, chrfs, "") if len(rows) > 1 else ()
-    return Section(title=group.title, rows=tuple(rows), average=mean)
+    mean = row("Average", scores(list(done)), "") if len(rows) > 1 else ()
+    return Section(title=group.title, rows=rows, average=mean)
 
 
 def details_table(result: RunResult) -> Table:
@@ -235,29 +227,115 @@ def trade_table(result: RunResult) -> Table | None:
     if trade is None:
         return None
 
-    def change(point: RetentionPoint, languages: Sequence[str]) -> str:
-        ratios = [point.bits_per_byte[tag] / base.scores[tag].bits_per_byte for tag in languages]
+    def kept(point: RetentionPoint, tags: Sequence[str]) -> str:
+        return percent(average(point.text_rate[tag] for tag in tags))
+
+    def change(point: RetentionPoint, tags: Sequence[str]) -> str:
+        ratios = (point.bits_per_byte[tag] / base.scores[tag].bits_per_byte for tag in tags)
         mean = average(ratios)
         return MISSING if mean is None else percent(mean - 1, sign=True)
 
     languages = result.languages
-    groups = (languages.original, languages.unseen_original, languages.all_expanded)
+    kinds = {
+        "original": languages.original,
+        "unseen": languages.unseen_original,
+        "expanded": languages.all_expanded,
+    }
+    measured = {
+        kind: [tag for tag in tags if tag in trade.texts and tag in base.scores]
+        for kind, tags in kinds.items()
+        if tags
+    }
     rows = tuple(
         (
             f"{decimal(point.threshold)}{' (set)' if point.threshold == trade.threshold else ''}",
-            *(percent(average([point.text_rate[tag] for tag in tags])) for tags in groups),
-            *(change(point, tags) for tags in groups),
+            *(kept(point, tags) for tags in measured.values()),
+            *(change(point, tags) for tags in measured.values()),
         )
         for point in trade.points
     )
-    names = ("original", "unseen", "expanded")
     return Table(
         headings=(
             ("Threshold", ""),
-            *((f"Kept exactly, {name}", "% of texts") for name in names),
-            *((f"Bits per byte, {name}", "against base") for name in names),
+            *((f"Kept exactly, {kind}", "% of texts") for kind in measured),
+            *((f"Bits per byte, {kind}", "against base") for kind in measured),
         ),
         sections=(Section(title="", rows=rows),),
+    )
+
+
+def mixed_table(result: RunResult) -> Table | None:
+    """What the gate makes of texts that are half original, half expanded; None if not measured."""
+    trade = result.final.retention
+    if trade is None or not trade.mixed:
+        return None
+    found = {(one.language, one.begins): one for one in trade.mixed}
+    sections = []
+    for group in groups_of(result):
+        rows = []
+        for tag in group.languages:
+            first, last = (found.get((tag, begins)) for begins in ("original", "expanded"))
+            if first is not None and last is not None:
+                rates = (first.text_rate, first.token_rate, last.text_rate, last.token_rate)
+                texts = count(first.texts + last.texts)
+                rows.append((language_cell(tag), *map(percent, rates), texts))
+        if rows:
+            sections.append(Section(title=group.title, rows=tuple(rows)))
+    return Table(
+        headings=(
+            ("The expanded half", ""),
+            ("Original half first", "% of texts judged original"),
+            ("Its tokens", "% judged original"),
+            ("Expanded half first", "% of texts judged original"),
+            ("Its tokens", "% judged original"),
+            ("Texts", ""),
+        ),
+        sections=tuple(sections),
+    )
+
+
+def speed_table(result: RunResult) -> Table | None:
+    """What a kept text gains in speed; None where it was not measured."""
+    speed = result.final.retention and result.final.retention.speed
+    if not speed:
+        return None
+    kinds = (
+        ("Kept, so by the base", speed.kept),
+        ("Not kept, so by the mixture", speed.mixture),
+        ("The base without a gate", speed.base),
+    )
+    rows = tuple(
+        (name, decimal(value, 0), decimal(value / speed.mixture) + " ×") for name, value in kinds
+    )
+    return Table(
+        headings=(("Original text", ""), ("Prefill", "tokens/s"), ("Against the mixture", "")),
+        sections=(Section(title="", rows=rows),),
+    )
+
+
+def packs_table(result: RunResult) -> Table | None:
+    """What a language pack of the final model holds, against the base; None for a dense model."""
+    sizes = result.final.tensor_bytes
+    if sizes is None:
+        return None
+
+    def row(name: str, languages: str, size: int) -> tuple[str, ...]:
+        share = percent(size / sizes.base) if sizes and sizes.base else MISSING
+        return (name, languages, bytes_size(size), share)
+
+    rows = [
+        row(f"Group {number}", names(tags), size)
+        for number, (tags, size) in enumerate(
+            zip(result.languages.expanded, sizes.groups, strict=False), start=1
+        )
+    ]
+    if sizes.shared:
+        rows.append(row("Classifiers and gate", "all", sizes.shared))
+    rows.append(row("Pack, all together", "", sum(sizes.groups) + sizes.shared))
+    rows.append(row("Base, left out of it", "", sizes.base))
+    return Table(
+        headings=(("Part", ""), ("Languages", ""), ("Size", ""), ("Size", "% of base")),
+        sections=(Section(title="", rows=tuple(rows)),),
     )
 
 

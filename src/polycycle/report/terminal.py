@@ -14,13 +14,17 @@ from polycycle.results import (
     Measure,
     RunResult,
     average,
+    average_answers,
     gain,
     groups_of,
     measure_of_run,
     retention,
+    tasks_of,
     value_of,
 )
 
+_MOST_MODELS = 3
+"""More columns do not fit 80 characters."""
 STYLES = {"good": "bold green", "mixed": "bold yellow", "bad": "bold red"}
 
 
@@ -30,25 +34,37 @@ def terminal_table(result: RunResult) -> Stack:
     what = "questions answered correctly" if by == "accuracy" else "bits per byte, lower is better"
     table = Table(title=Text(f"{result.name}: {what}"), title_style="bold", box=SIMPLE_HEAVY)
     table.add_column("Language", no_wrap=True, overflow="ellipsis", max_width=24)
-    for model in result.models:
-        table.add_column(model_title(model.name), justify="right", no_wrap=True)
+    for name in _shown(result):
+        table.add_column(model_title(name), justify="right", no_wrap=True)
     table.add_column("Gained", justify="right", no_wrap=True)
     table.add_column("Kept", justify="right", no_wrap=True)
     for group in groups_of(result):
         _add_group(table, result, group, by)
+    tasks = [_tasks_table(result)] if tasks_of(result) else []
     verdict = verdict_of(result)
     sentence = Text.assemble((f"{verdict.title}. ", STYLES[verdict.level]), verdict.sentence)
     alarms = len(result.alarms)
     told = f"{alarms} alarm{'s' if alarms > 1 else ''} during training, see the report."
     return Stack(
         table,
+        *tasks,
         Padding(sentence, (1, 0, 0, 0)),
         *([Text(told, style="yellow")] if alarms else []),
     )
 
 
-def _add_group(table: Table, result: RunResult, group: Group, by: Measure) -> None:
+def _shown(result: RunResult) -> list[str]:
+    """The models that have a column: all, or of many the base and each group's last one."""
     models = [model.name for model in result.models]
+    if len(models) <= _MOST_MODELS:
+        return models
+    reviewed = {name.replace("review", "post-pretrain") for name in models if "review" in name}
+    kept = [name for name in models[1:] if name not in reviewed]
+    return [models[0], *kept[1 - _MOST_MODELS :]]
+
+
+def _add_group(table: Table, result: RunResult, group: Group, by: Measure) -> None:
+    models = _shown(result)
     table.add_section()
     columns: list[list[float | None]] = [
         [value_of(result, model, tag, by=by) for tag in group.languages] for model in models
@@ -61,6 +77,26 @@ def _add_group(table: Table, result: RunResult, group: Group, by: Measure) -> No
     if len(group.languages) > 1:
         means = [average(column) for column in columns]
         table.add_row(Text(group.title), *_cells(means, group, by), style="bold")
+
+
+def _tasks_table(result: RunResult) -> Table:
+    """Each generation task, by group: every model's exact answers, and the final one's chrF."""
+    models = _shown(result)
+    title = Text("answers written: % exact, and chrF of the last")
+    table = Table(title=title, title_style="bold", box=SIMPLE_HEAVY)
+    table.add_column("Task", no_wrap=True, overflow="ellipsis", max_width=24)
+    for model in models:
+        table.add_column(model_title(model), justify="right", no_wrap=True)
+    table.add_column("chrF", justify="right", no_wrap=True)
+    for task in tasks_of(result):
+        table.add_section()
+        table.add_row(Text(task), style="bold")
+        for group in groups_of(result):
+            scores = [average_answers(result, model, group.languages, task) for model in models]
+            if scores[-1].chrf is not None:
+                shares = [percent(one.exact_match) for one in scores]
+                table.add_row(Text(f"  {group.title}"), *shares, decimal(scores[-1].chrf, 1))
+    return table
 
 
 def _cells(values: list[float | None], group: Group, by: Measure) -> list[str]:

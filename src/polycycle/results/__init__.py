@@ -1,9 +1,11 @@
 """What a run found: its schema, its JSON file, and what was kept and gained."""
 
 from polycycle.results.comparing import (
+    AnswerScores,
     Group,
     Measure,
     average,
+    average_answers,
     average_gain,
     average_retention,
     average_value,
@@ -13,6 +15,7 @@ from polycycle.results.comparing import (
     measure_of_run,
     retention,
     scores_of,
+    tasks_of,
     value_of,
 )
 from polycycle.results.saving import load_result, save_result
@@ -42,6 +45,7 @@ from polycycle.results.schema import (
 __all__ = [
     "SCHEMA_VERSION",
     "Alarm",
+    "AnswerScores",
     "CurvePoint",
     "Environment",
     "Group",
@@ -63,6 +67,7 @@ __all__ = [
     "TensorBytes",
     "ValidationPoint",
     "average",
+    "average_answers",
     "average_gain",
     "average_retention",
     "average_value",
@@ -74,5 +79,6 @@ __all__ = [
     "retention",
     "save_result",
     "scores_of",
+    "tasks_of",
     "value_of",
 ]

@@ -130,3 +130,29 @@ def average_gain(
 ) -> float | None:
     """Mean of the languages' gains, in the unit of `by`."""
     return average(gain(result, model, language, by=by) for language in languages)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerScores:
+    """Means over languages of one generation task; None where no language has any answers."""
+
+    exact_match: float | None
+    chrf: float | None
+
+
+def tasks_of(result: RunResult) -> tuple[str, ...]:
+    """Names of the generation tasks that the final model did, in the order of the recipe."""
+    found = (name for one in result.final.scores.values() for name in one.tasks)
+    return tuple(dict.fromkeys(found))
+
+
+def average_answers(
+    result: RunResult, model: str, languages: Iterable[str], task: str
+) -> AnswerScores:
+    """Mean scores of one model in a generation task, over those languages that have it."""
+    measured = (scores_of(result, model, language) for language in languages)
+    found = [one.tasks[task] for one in measured if one is not None and task in one.tasks]
+    return AnswerScores(
+        exact_match=average(one.exact_match for one in found),
+        chrf=average(one.chrf for one in found),
+    )
