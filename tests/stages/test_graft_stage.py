@@ -72,6 +72,7 @@ def test_another_scale_does_only_the_graft_again_and_claims_nothing_exact(grafti
     assert any("at scale 0.5, so no dense model" in note for note in notes)
     final = result.final
     assert (final.base_hash, final.reference, final.retention) == (None, "base", None)
+    assert final.tensor_bytes is None  # it has no pack
     assert {scores.kl_from_base for scores in final.scores.values()} == {None}
     assert "no dense model as its base" in " ".join(model_card(result).split())
     write_report(result, tmp_path / "report")

@@ -104,7 +104,7 @@ def _saved(bits: float | None) -> str:
 def curves(result: RunResult) -> list[Figure]:
     """Losses, held-out text, auxiliary losses and routing over the steps of all stages."""
     expanded, original = result.languages.all_expanded, result.languages.all_original
-    base = {tag: scores.bits_per_byte for tag, scores in result.models[0].scores.items()}
+    measured = result.models[0].scores
     drawn = [
         _curve(
             result,
@@ -128,7 +128,7 @@ def curves(result: RunResult) -> list[Figure]:
             result,
             "Held-out text, original languages, change against base in %",
             "Bits per byte against the dense model: above the line is forgetting.",
-            _per_language([tag for tag in original if tag in base], _forgetting(base)),
+            _per_language([tag for tag in original if tag in measured], _forgetting(result)),
             zero="base",
         ),
         _curve(
@@ -220,11 +220,12 @@ def _validation(one: StageCurves, language: str) -> Points:
     ]
 
 
-def _forgetting(base: dict[str, float]) -> Callable[[StageCurves, str], Points]:
+def _forgetting(result: RunResult) -> Callable[[StageCurves, str], Points]:
+    references = {model.name: model.reference for model in result.models}
+
     def read(one: StageCurves, language: str) -> Points:
-        return [
-            (step, 100 * (bits / base[language] - 1)) for step, bits in _validation(one, language)
-        ]
+        dense = result.model(references.get(one.stage, "base")).scores[language].bits_per_byte
+        return [(step, 100 * (bits / dense - 1)) for step, bits in _validation(one, language)]
 
     return read
 

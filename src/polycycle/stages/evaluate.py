@@ -133,7 +133,7 @@ def evaluate_model(
         scores=scores,
         routing=routing_table(tallies, groups),
         retention=retention,
-        tensor_bytes=tensor_bytes(checkpoint) if seen.is_upcycled else None,
+        tensor_bytes=tensor_bytes(checkpoint) if has_base else None,
     )
 
 
