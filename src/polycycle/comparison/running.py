@@ -61,10 +61,14 @@ class Cell:
         return self.recipe_file.read_text(encoding="utf-8") == self.text
 
     @property
+    def failure_file(self) -> Path:
+        """Says that the run failed by itself; an interrupted one leaves none."""
+        return self.folder.parent / f"{self.folder.name}.failed"
+
+    @property
     def has_failed(self) -> bool:
-        """Whether it was begun with this recipe and has no result."""
-        begun = self.recipe_file.is_file() and self.log_file.is_file()
-        return begun and not self.is_done
+        """Whether the last attempt failed by itself."""
+        return self.failure_file.is_file() and not self.is_done
 
     @property
     def text(self) -> str:
@@ -120,8 +124,8 @@ def run_cells(
         study: for its recipe and titles.
         cells: in this order.
         tell: where a line for each cell goes.
-        retry_failed: run cells again that were begun and have no result. An interrupted cell goes
-            on where it was either way.
+        retry_failed: try cells again that failed. An interrupted cell goes on where it was
+            either way.
     """
     spoken = (cell.recipe.languages.groups().all_expanded for cell in cells)
     expanded = tuple(dict.fromkeys(tag for tags in spoken for tag in tags))
@@ -145,8 +149,12 @@ def run_cells(
 
 def _run(cell: Cell) -> int:
     """The exit code of `polycycle run` on this cell's recipe."""
+    cell.failure_file.unlink(missing_ok=True)
     write_text(cell.recipe_file, cell.text)
     command = [sys.executable, "-m", "polycycle", "run", str(cell.recipe_file)]
     command += ["--set", f"reuse={json.dumps([str(folder) for folder in cell.reuse])}"]
     with cell.log_file.open("w", encoding="utf-8") as log:
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if code != 0:
+        write_text(cell.failure_file, f"exit code {code}\n")
+    return code
