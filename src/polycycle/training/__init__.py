@@ -2,7 +2,7 @@
 
 from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import read_metrics
-from polycycle.training.run import TrainedStage, TrainingInterrupted, train_stage
+from polycycle.training.run import StageKind, TrainedStage, TrainingInterrupted, train_stage
 from polycycle.training.settings import AlarmSettings, TrainSettings, fast_bfloat16, uses_bfloat16
 from polycycle.training.sharding import is_sharded
 
@@ -10,6 +10,7 @@ __all__ = [
     "AlarmSettings",
     "Alarms",
     "RaisedAlarm",
+    "StageKind",
     "TrainSettings",
     "TrainedStage",
     "TrainingInterrupted",

@@ -50,6 +50,7 @@ class Monitor:
         self._step: dict[int, Tensor] = {}
         self.tokens = 0
         self.steps = 0
+        self._is_routed = False
         self._clear()
 
     def _clear(self) -> None:
@@ -71,6 +72,7 @@ class Monitor:
         is_real = batch.language_ids >= 0
         self.tokens += int(is_real.sum())
         groups = self._group_of.to(batch.language_ids.device)[batch.language_ids[is_real]]
+        self._is_routed = bool(batch.routing)
         for layer in batch.routing:
             self._add_layer(layer, is_real, groups)
 
@@ -90,10 +92,12 @@ class Monitor:
     def end_step(self) -> StepRouting:
         """The routing of the optimizer step that has just ended, over all ranks."""
         layers = sorted(self._step)
-        joined = _over_ranks(torch.cat([self._step[layer] for layer in layers]))
+        counts = [self._step[layer] for layer in layers]
+        joined = _over_ranks(torch.cat(counts)) if counts else torch.zeros(0)
         parts = joined.split([len(self._step[layer]) for layer in layers])
         routing = StepRouting([part / part.sum().clamp(min=1) for part in parts], layers)
-        self._entropies.append(routing.entropies)
+        if layers:
+            self._entropies.append(routing.entropies)
         self._losses[5] += 1
         self.steps += 1
         self._step = {}
@@ -103,18 +107,21 @@ class Monitor:
         """What was seen since the last reading, over all ranks; begins anew.
 
         Returns:
-            `lm_loss` by language, `balance_loss`, `prior_loss`, `z_loss`, `classifier_loss`,
-            `expert0_share` by group, `usage_entropy_min` and `usage_entropy_mean`.
+            `lm_loss` by language; unless the model is dense, `balance_loss`, `prior_loss`,
+            `z_loss`, `classifier_loss`, `expert0_share` by group, `usage_entropy_min` and
+            `usage_entropy_mean`.
         """
         nats, labels = _over_ranks(self._nats), _over_ranks(self._labels)
         losses, frozen = _over_ranks(self._losses), _over_ranks(self._frozen)
         micro_batches, steps = losses[4].item(), losses[5].item() / _num_ranks()
-        line = {
+        line: dict[str, Any] = {
             "lm_loss": {
                 tag: (nats[i] / labels[i]).item()
                 for i, tag in enumerate(self.groups.all)
                 if labels[i] > 0
-            },
+            }
+        }
+        of_routing = {
             "balance_loss": losses[0].item() / max(micro_batches, 1),
             # Parts of a step's prior and classifier loss add up, so the sum is divided by steps.
             "prior_loss": losses[1].item() / max(steps, 1),
@@ -129,7 +136,7 @@ class Monitor:
             "usage_entropy_mean": _mean([_mean(e) for e in self._entropies]),
         }
         self._clear()
-        return line
+        return line | of_routing if self._is_routed else line
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps; taken right after a reading, when all sums are empty."""

@@ -9,6 +9,7 @@ each micro-batch of an accumulated step is balanced by itself.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from polycycle.losses import (
     router_z_loss,
 )
 from polycycle.modeling import LayerRouting, RoutingRecord, record_routing
+from polycycle.routing import Router
 from polycycle.training.settings import BalanceScope
 
 
@@ -91,6 +93,8 @@ class Objective:
 class MicroBatch:
     """What one forward pass gave.
 
+    The losses on routing are zero for a dense model.
+
     Attributes:
         total: what is minimised, weighted so that the mean gradient over ranks is the step's.
         nats: [num_languages] summed loss by the target's language, no gradient.
@@ -100,7 +104,7 @@ class MicroBatch:
         z: unweighted router z-loss.
         classifier: unweighted loss of the language classifiers, plus that of the retention gate;
             this micro-batch's part of the step's, parts add up. Zero without either.
-        routing: per MoE layer, detached.
+        routing: per MoE layer, detached; none for a dense model.
         language_ids: [N] of the input tokens.
     """
 
@@ -145,24 +149,27 @@ def compute_losses(
     """Forward pass and all losses of one micro-batch.
 
     Args:
-        model: an upcycled model, wrapped or not.
+        model: an upcycled model, or a dense one; wrapped or not.
         batch: `input_ids`, `labels`, `position_ids`, `language_ids`, each [B, T].
         objective: which losses.
         step: counts of the whole optimizer step.
     """
-    with record_routing(model) as routing:
+    is_routed = any(isinstance(module, Router) for module in model.modules())
+    with record_routing(model) if is_routed else nullcontext(RoutingRecord()) as routing:
         logits = model(**packed_model_inputs(batch)).logits
     nats = _token_nats(logits, batch["labels"])
     by_language, labels = _sum_by_language(nats, batch, objective.num_languages)
     language_ids = batch["language_ids"].flatten()
     groups = objective.group_of(language_ids)
     is_real, is_original = groups >= 0, groups == 0
-    statistics = balance_statistics(routing.router_logits, routing.expert_ids, is_real)
-    if objective.balance_scope == "global":
-        statistics = [_global(layer) for layer in statistics]
-    balance = load_balancing_loss(statistics)
-    prior = _prior_loss(routing, groups, objective, step)
-    z = router_z_loss(routing.router_logits, is_real)
+    balance = prior = z = nats.new_zeros(())
+    if is_routed:
+        statistics = balance_statistics(routing.router_logits, routing.expert_ids, is_real)
+        if objective.balance_scope == "global":
+            statistics = [_global(layer) for layer in statistics]
+        balance = load_balancing_loss(statistics)
+        prior = _prior_loss(routing, groups, objective, step)
+        z = router_z_loss(routing.router_logits, is_real)
     scores = [layer.classifier_scores for layer in routing.layers]
     judged = [score for score in scores if score is not None]
     classifier = nats.new_zeros(())

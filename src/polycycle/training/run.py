@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from polycycle.training.sharding import is_sharded
 from polycycle.training.trainer import RoutedTrainer, Validate
 
 logger = logging.getLogger(__name__)
+StageKind = TrainingStage | Literal["baseline"]
 
 
 class TrainingInterrupted(PolycycleError):
@@ -67,7 +68,7 @@ def train_stage(
     model: Any,
     dataset: Any,
     *,
-    stage: TrainingStage,
+    stage: StageKind,
     groups: LanguageGroups,
     output_dir: Path,
     settings: TrainSettings,
@@ -82,9 +83,10 @@ def train_stage(
     interruption.
 
     Args:
-        model: an upcycled model in training precision (float32 master weights).
+        model: an upcycled model in training precision (float32 master weights); for a baseline a
+            dense one, frozen as its method wants it.
         dataset: map-style with `num_tokens`; see `data.PackedDataset`.
-        stage: `post_pretrain` or `review`; decides what is frozen.
+        stage: `post_pretrain` or `review` decide what is frozen; `baseline` leaves it as it is.
         groups: language ids and groups.
         output_dir: the stage's working folder.
         settings: everything else.
@@ -100,7 +102,7 @@ def train_stage(
     """
     join_ranks()
     output_dir.mkdir(parents=True, exist_ok=True)
-    names = freeze_for(model, stage)
+    names = _trained_names(model) if stage == "baseline" else freeze_for(model, stage)
     checkpoint = latest_checkpoint(output_dir)
     cut_metrics(output_dir, -1 if checkpoint is None else step_of(checkpoint))
     trainer = _build(model, dataset, groups, output_dir, settings, validate, kept, tell, stage)
@@ -138,13 +140,13 @@ def _build(
     validate: Validate | None,
     kept: Mapping[str, float] | None,
     tell: Callable[[str], None],
-    stage: TrainingStage,
+    stage: StageKind,
 ) -> RoutedTrainer:
     args = _arguments(output_dir, settings, len(dataset), is_sharded=is_sharded(model))
     total_steps = -(-len(dataset) // settings.batch_size)
     to_keep = dict(kept or {})
     if validate is not None:
-        with frozen_expert_only():
+        with frozen_expert_only():  # a baseline starts as its base
             base = validate(model)
         to_keep |= {tag: base[tag] for tag in groups.all_original if tag in base}
     trainer = RoutedTrainer(
@@ -175,11 +177,15 @@ def _build(
     return trainer
 
 
+def _trained_names(model: Any) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
 def _owned_experts(config: Any) -> tuple[tuple[int, ...], ...]:
     """Per MoE layer, how many experts it had at first, and after each group."""
     return tuple(
         tuple(accumulate([1, *(group[layer] for group in config.new_experts_by_group)]))
-        for layer, count in enumerate(config.num_experts_per_layer)
+        for layer, count in enumerate(getattr(config, "num_experts_per_layer", ()))
         if count > 1
     )
 

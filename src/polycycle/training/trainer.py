@@ -28,10 +28,10 @@ _SCHEDULER = "scheduler.json"
 
 
 class RoutedTrainer(Trainer):
-    """Trains routers and new experts; the data's order is the dataset's own.
+    """Trains what is not frozen; the data's order is the dataset's own.
 
     Args:
-        model: an upcycled model, frozen as its stage wants it.
+        model: an upcycled model, or a dense one, frozen as its stage wants it.
         args: the Trainer's own settings.
         train_dataset: map-style, already shuffled.
         objective: which losses.
@@ -158,7 +158,7 @@ class RoutedTrainer(Trainer):
         }
         self._write(line)
         flat = {f"lm_loss/{tag}": value for tag, value in seen["lm_loss"].items()}
-        flat |= {f"expert0_share/{g}": value for g, value in seen["expert0_share"].items()}
+        flat |= {f"expert0_share/{g}": value for g, value in seen.get("expert0_share", {}).items()}
         flat |= {key: value for key, value in seen.items() if isinstance(value, float)}
         super().log({**logs, **flat}, start_time)
 
