@@ -146,6 +146,8 @@ def _build(
     total_steps = -(-len(dataset) // settings.batch_size)
     to_keep = dict(kept or {})
     if validate is not None:
+        if not is_sharded(model):
+            model.to(args.device)  # the Trainer would do it only later
         with frozen_expert_only():  # a baseline starts as its base
             base = validate(model)
         to_keep |= {tag: base[tag] for tag in groups.all_original if tag in base}
