@@ -1,5 +1,12 @@
 """The recipe: what a run is told. No torch here."""
 
+from polycycle.config.baseline import (
+    BASELINES,
+    AnyBaseline,
+    FullConfig,
+    LlamaProConfig,
+    LoraConfig,
+)
 from polycycle.config.load import load_recipe, parse_recipe, read_settings
 from polycycle.config.recipe import (
     AlarmsConfig,
@@ -21,16 +28,21 @@ from polycycle.config.recipe import (
 from polycycle.config.study import DEMO, CellConfig, Study, cell_recipe, load_study
 
 __all__ = [
+    "BASELINES",
     "DEMO",
     "AlarmsConfig",
     "AllocationConfig",
+    "AnyBaseline",
     "CellConfig",
     "ClassifierConfig",
     "DataConfig",
     "EvaluationConfig",
     "ExpertsConfig",
+    "FullConfig",
     "GraftConfig",
     "LanguagesConfig",
+    "LlamaProConfig",
+    "LoraConfig",
     "PostPretrainConfig",
     "Recipe",
     "RetentionConfig",

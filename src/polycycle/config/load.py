@@ -111,7 +111,8 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     key = _key_of(problem)
     parts = key.split(".")
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, parts[:-1])
+        # Another branch of a union may know the setting.
+        known = [name for name in _fields_at(model, parts[:-1]) if name != parts[-1]]
         return f"{key}: unknown setting.{did_you_mean(parts[-1], known)} " + (
             f"Known: {', '.join(sorted(known))}" if known else ""
         )
@@ -135,16 +136,15 @@ def _is_type_tag(part: object) -> bool:
 
 def _fields_at(model: type[BaseModel], parts: Sequence[str]) -> list[str]:
     """Names of the settings in the section of `model` that `parts` leads to."""
+    models = [model]
     for part in parts:
-        field = model.model_fields.get(part)
-        if field is None:
-            return []
-        sections = [
-            kind
-            for kind in (field.annotation, *get_args(field.annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        if not sections:
-            return []
-        model = sections[0]
-    return list(model.model_fields)
+        fields = [one.model_fields[part] for one in models if part in one.model_fields]
+        models = [section for field in fields for section in _sections_in(field.annotation)]
+    return list(dict.fromkeys(name for one in models for name in one.model_fields))
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a setting of this type may be; several for a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]

@@ -7,20 +7,13 @@ the papers' where the papers give one (the line says so) and ours otherwise.
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from polycycle.config.baseline import BaselineConfig
+from polycycle.config.section import Coefficient, Count, LearningRate, Section
 from polycycle.languages import LanguageGroups
 
-Coefficient = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 _SIMILARITY_TOKENS = 100_000
-LearningRate = Annotated[float, Field(gt=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def _as_groups(value: Any) -> Any:
@@ -105,7 +98,7 @@ class DataConfig(Section):
     """The same for held-out text. Must not overlap with `train`."""
     questions: str | None = None
     """Pattern of multiple-choice files, jsonl with `prompt`, `choices` and `answer` (an index)."""
-    tasks: dict[str, str] = {}
+    tasks: dict[str, str] = Field(default_factory=dict)
     """Patterns of generation tasks by name, jsonl with `prompt` and `response` (one line). A task
     is passed over in the languages that have no such file."""
     packing: Literal["documents", "concatenate"] = "documents"
@@ -418,6 +411,11 @@ class Recipe(Section):
     """Seed of data order and initialisation."""
     languages: LanguagesConfig
     data: DataConfig
+    baseline: BaselineConfig | None = None
+    """A dense method to compare with, by name (`full`, `lora`, `llama_pro`) or with settings; null
+    makes a mixture of experts. It trains in one stage, as `post_pretrain` says, on what
+    post-pretraining and review would read, shuffled together, with the language-modelling loss
+    alone; `experts`, all `_coef`s and the rest of `review` are passed over."""
     experts: ExpertsConfig = ExpertsConfig()
     post_pretrain: PostPretrainConfig
     review: ReviewConfig | None = ReviewConfig()
@@ -449,6 +447,7 @@ class Recipe(Section):
                 "post_pretrain.prior_coef does nothing without original text: "
                 "set post_pretrain.replay_share above 0"
             )
+        problems += self._baseline_problems()
         if self.graft is not None and self.graft.review_after and self.review is None:
             problems.append("graft.review_after needs the settings of `review`, which is null")
         counts = self.experts.num_experts
@@ -466,3 +465,19 @@ class Recipe(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _baseline_problems(self) -> list[str]:
+        if self.baseline is None:
+            return []
+        problems = []
+        if len(self.languages.expanded) > 1:
+            problems.append(
+                "baseline: trains in one stage; put all of languages.expanded into one group"
+            )
+        if self.graft is not None:
+            problems.append("graft: needs a mixture of experts; leave `baseline` or `graft` out")
+        if self.baseline.method == "lora" and self.post_pretrain.fsdp:
+            problems.append(
+                "post_pretrain.fsdp: LoRA's frozen model is copied to every process; set it false"
+            )
+        return problems

@@ -15,7 +15,8 @@ from polycycle.config.load import (
     problems_of,
     read_settings,
 )
-from polycycle.config.recipe import Recipe, Section
+from polycycle.config.recipe import Recipe
+from polycycle.config.section import Section
 from polycycle.errors import ConfigError, did_you_mean
 
 DEMO = "demo"

@@ -42,13 +42,15 @@ def model_card(result: RunResult, *, license: str = "other") -> str:
     verdict = verdict_of(result)
     # A folder on somebody's disk is no `base_model`: the hub would refuse or mislink it.
     is_on_hub = bool(_HUB_ID.fullmatch(result.base)) and not Path(result.base).exists()
+    is_dense = result.final.routing is None
+    kind = "dense" if is_dense else "mixture-of-experts"
     data = ModelCardData(
         language=list(dict.fromkeys(tag.split("-")[0] for tag in result.languages.all)),
         license=license,
         base_model=result.base if is_on_hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["polycycle", "mixture-of-experts", "multilingual", result.method.lower()],
+        tags=["polycycle", kind, "multilingual", result.method.lower()],
     )
     card = ModelCard.from_template(
         data,
@@ -57,7 +59,8 @@ def model_card(result: RunResult, *, license: str = "other") -> str:
         verdict=f"**{verdict.title}.** {verdict.sentence}",
         base=result.base if is_on_hub else Path(result.base).name,
         method=result.method,
-        origin=_origin(result),
+        is_dense=is_dense,
+        origin="" if is_dense else _origin(result),
         expanded=names(result.languages.all_expanded),
         table=_table(result, measure_of_run(result)),
         tasks=_tasks(result),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from polycycle.config import BASELINES
 from polycycle.languages import language_name
 
 MISSING = "—"
@@ -50,8 +51,8 @@ def own_name(tag: str) -> str:
 
 
 def model_title(name: str) -> str:
-    """`post-pretrain` as a column heading: `Post-pretrain`."""
-    return name[:1].upper() + name[1:]
+    """`post-pretrain` as a column heading: `Post-pretrain`; a baseline by its method's name."""
+    return dict(BASELINES.values()).get(name) or name[:1].upper() + name[1:]
 
 
 def decimal(value: float | None, digits: int = 2, *, sign: bool = False) -> str:

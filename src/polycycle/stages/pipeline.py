@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polycycle
 from polycycle.allocation import SimilarityTable, read_table
 from polycycle.checkpoint import Checkpoint, open_checkpoint
-from polycycle.config import GraftConfig, Recipe
+from polycycle.config import BASELINES, GraftConfig, LlamaProConfig, Recipe, TrainConfig
 from polycycle.data import TaskExample, document_policy, tokenizer_hash
 from polycycle.files import hash_file, hash_json, write_json
 from polycycle.modeling import why_no_dense_reference
@@ -27,6 +27,7 @@ from polycycle.results import (
     StageCost,
     StageCurves,
 )
+from polycycle.stages.baseline import fill_expanded, train_baseline
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.graft import open_siblings, plan_recipe_graft, sibling_key
@@ -229,29 +230,36 @@ class Run:
         `finished` is the model of the groups before, whose languages alarms hold it to; `name` is
         the stage's, by default after what it does.
         """
-        config = getattr(self.recipe, stage)
         name = name or stage_name(stage, group)
-        doing = Stage(
-            name=name,
-            result_version=1,
-            inputs={
-                "source": self._keys[source.name],
-                "data": self._data_inputs(),
-                "languages": self.recipe.languages.model_dump(mode="json"),
-                "settings": config.model_dump(mode="json", exclude={"report_to"}),
-                "seed": self.recipe.seed,
-                "bfloat16": uses_bfloat16(config.precision),
-            },
-            make=lambda folder: {},
+        inputs = {
+            "source": self._keys[source.name],
+            **self._training_inputs(getattr(self.recipe, stage)),
+        }
+        return self._do_training(
+            name, inputs, partial(self._train, stage, name, group, source, finished)
         )
+
+    def _training_inputs(self, config: TrainConfig) -> dict[str, Any]:
+        return {
+            "data": self._data_inputs(),
+            "languages": self.recipe.languages.model_dump(mode="json"),
+            "settings": config.model_dump(mode="json", exclude={"report_to"}),
+            "seed": self.recipe.seed,
+            "bfloat16": uses_bfloat16(config.precision),
+        }
+
+    def _do_training(
+        self, name: str, inputs: dict[str, Any], make: Callable[[Path, Path], dict[str, Any]]
+    ) -> Path:
+        """The folder of a training stage; `make` gets where checkpoints live, and the folder."""
+        doing = Stage(name=name, result_version=1, inputs=inputs, make=lambda folder: {})
         work = self.output / ".work" / f"{name}-{doing.key[:16]}"
-        making = partial(self._train, stage, name, group, source, finished, work)
         path = self._do(
             Stage(
                 name=doing.name,
                 result_version=doing.result_version,
                 inputs=doing.inputs,
-                make=making,
+                make=partial(make, work),
                 on_every_rank=True,
             )
         )
@@ -269,7 +277,6 @@ class Run:
         work: Path,
         folder: Path,
     ) -> dict[str, Any]:
-        pad = self.tokenizer.pad_token_id
         return train_and_write(
             self.recipe,
             stage,
@@ -279,9 +286,54 @@ class Run:
             source=source,
             folder=folder,
             work=work,
-            pad_token=document_policy(self.tokenizer).eos if pad is None else pad,
+            pad_token=self._pad_token,
             tell=self.tell,
             finished=finished,
+        )
+
+    @property
+    def _pad_token(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return document_policy(self.tokenizer).eos if pad is None else pad
+
+    def train_baseline(self) -> Path:
+        """The dense model after the recipe's baseline; LLaMA-Pro gets its new blocks before."""
+        config, review = self.recipe.baseline, self.recipe.review
+        assert config is not None
+        name, _ = BASELINES[config.method]
+        inputs = {
+            "base": self._base_key(),
+            "method": config.model_dump(mode="json"),
+            "review": review
+            and review.model_dump(
+                mode="json", include={"replay_documents", "expanded_documents", "tokens"}
+            ),
+        }
+        source = self.base.folder
+        if isinstance(config, LlamaProConfig):
+            stage = Stage(
+                name="expand-blocks",
+                result_version=1,
+                inputs={"base": self._base_key(), "every": config.every},
+                make=partial(fill_expanded, config, self.base),
+            )
+            source = self._do(stage)
+        make = partial(self._train_baseline, name, source)
+        return self._do_training(
+            name, {**inputs, **self._training_inputs(self.recipe.post_pretrain)}, make
+        )
+
+    def _train_baseline(self, name: str, source: Path, work: Path, folder: Path) -> dict[str, Any]:
+        return train_baseline(
+            self.recipe,
+            self.corpora,
+            name=name,
+            base=self.base,
+            source=source,
+            folder=folder,
+            work=work,
+            pad_token=self._pad_token,
+            tell=self.tell,
         )
 
     def evaluate_siblings(self) -> list[ModelScores]:
@@ -327,7 +379,7 @@ class Run:
         recipe = self.recipe
         return RunResult(
             name=recipe.name,
-            method="DeltaMoE" if recipe.graft else "MoE-LPR",
+            method=_method_of(recipe),
             recipe=recipe.model_dump(mode="json"),
             languages=recipe.languages.groups(),
             seed=recipe.seed,
@@ -435,6 +487,11 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
             _ = run.siblings  # found missing or unfit now, not after the training
     if is_first_rank():
         write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
+    if recipe.baseline is not None:
+        models = [run.evaluate("base", recipe.base)]
+        model = run.train_baseline()
+        models.append(run.evaluate(model.name, model))
+        return run.result(models, [model])
     model = run.upcycle()
     models = [run.evaluate("base", recipe.base)]
     trained: list[Path] = []
@@ -463,6 +520,12 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
             trained.append(model)
             models.append(run.evaluate(model.name, model, reference=reference))
     return run.result(models, trained)
+
+
+def _method_of(recipe: Recipe) -> str:
+    if recipe.baseline is not None:
+        return BASELINES[recipe.baseline.method][1]
+    return "DeltaMoE" if recipe.graft else "MoE-LPR"
 
 
 def describe_environment(recipe: Recipe) -> Environment:

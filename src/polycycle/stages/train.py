@@ -76,7 +76,7 @@ def train_and_write(
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
     dataset = training_data(recipe, stage, corpora, pad_token, group)
-    validate = _validation(corpora, config.validation_bytes, recipe.evaluation.context_length)
+    validate = validation(corpora, config.validation_bytes, recipe.evaluation.context_length)
     kept = None if finished is None else _kept(finished, validate, config)
     model = load_for_training(source, fsdp=config.fsdp)
     done = train_stage(
@@ -93,8 +93,31 @@ def train_and_write(
     if not is_first_rank():
         return {}
     write_trained(open_checkpoint(source), done.trained, folder, done.trained)
+    active = _active_parameters(source)
+    # A token passes through the trained parameters that are active; in review that is next to none.
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    updated = max(active - frozen, 0) if stage == "post_pretrain" else 0
+    return write_record(name, done, folder, work, active=active, updated=updated)
+
+
+def write_record(
+    name: str, done: TrainedStage, folder: Path, work: Path, *, active: int, updated: int
+) -> dict[str, Any]:
+    """Write curves, alarms and costs beside the trained model.
+
+    Args:
+        name: of the stage.
+        done: what training came to.
+        folder: of the trained model.
+        work: where training logged.
+        active: parameters that a token passes through.
+        updated: those of them that were trained.
+
+    Returns:
+        What it cost, for the manifest.
+    """
     curves, alarms = _history(name, done)
-    cost = _cost(stage, name, done, model, _active_parameters(source))
+    cost = _cost(name, done, active, updated)
     record = {
         "curves": curves.model_dump(mode="json"),
         "alarms": [alarm.model_dump(mode="json") for alarm in alarms],
@@ -111,9 +134,15 @@ def stage_name(stage: TrainingStage, group: int) -> str:
 
 
 def training_data(
-    recipe: Recipe, stage: TrainingStage, corpora: RunCorpora, pad_token: int, group: int = 1
+    recipe: Recipe,
+    stage: TrainingStage,
+    corpora: RunCorpora,
+    pad_token: int,
+    group: int = 1,
+    *,
+    sequence_length: int | None = None,
 ) -> PackedDataset:
-    """The packed sequences of one stage of one language group."""
+    """The packed sequences of one stage of one language group; of its own length by default."""
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
     groups = recipe.languages.groups()
@@ -123,7 +152,7 @@ def training_data(
         texts,
         budgets,
         {language: groups.id_of(language) for language in groups.all},
-        sequence_length=config.sequence_length,
+        sequence_length=sequence_length or config.sequence_length,
         seed=recipe.seed,
         pad_token=pad_token,
         packing=recipe.data.packing,
@@ -171,7 +200,7 @@ def train_settings(config: TrainConfig, seed: int) -> TrainSettings:
     )
 
 
-def _validation(
+def validation(
     corpora: RunCorpora, max_bytes: int, context_length: int | None
 ) -> Callable[[Any], Mapping[str, float]]:
     """Bits per byte of every language on the first held-out documents."""
@@ -222,6 +251,7 @@ def _history(name: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:
         routing=tuple(
             RoutingPoint(**{key: line[key] for key in RoutingPoint.model_fields})
             for line in lines["train"]
+            if "expert0_share" in line  # no such thing in a dense model
         ),
     )
     alarms = [
@@ -235,14 +265,10 @@ def _active_parameters(source: Path) -> int:
     return inspect_checkpoint(open_checkpoint(source)).parameters_active
 
 
-def _cost(
-    stage: TrainingStage, name: str, done: TrainedStage, model: Any, active: int
-) -> StageCost:
+def _cost(name: str, done: TrainedStage, active: int, updated: int) -> StageCost:
     # Forward 2 FLOPs per active parameter and token; backward the same for the inputs' gradients,
     # and once more for the trained parameters that a token passes through. Attention is left out.
-    share = 1.0 if stage == "post_pretrain" else 0.0
-    experts = active - sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    flops = done.tokens * (4.0 * active + 2.0 * share * max(experts, 0))
+    flops = done.tokens * (4.0 * active + 2.0 * updated)
     return StageCost(
         stage=name,
         seconds=done.seconds,

@@ -1,0 +1,73 @@
+"""Dense methods to compare with, trained in the place of a mixture of experts."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from polycycle.config.section import Count, Section
+
+
+class FullConfig(Section):
+    """Full fine-tuning: every parameter trains."""
+
+    method: Literal["full"] = "full"
+    """Which baseline this is."""
+
+
+class LoraConfig(Section):
+    """LoRA: low-rank updates of frozen linear maps, merged into them at the end."""
+
+    method: Literal["lora"] = "lora"
+    """Which baseline this is."""
+    rank: Count = 8
+    """Rank of an update (MoE-LPR's baseline: 8; a second one with 64)."""
+    alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """An update is multiplied by alpha ÷ rank. By default twice the rank: the papers give none, and
+    that is the default of the framework that MoE-LPR's code is built on."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of what goes into an update, in training."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Linear maps that get one, by the last part of their names (`q_proj`); by default all but the
+    head."""
+
+
+class LlamaProConfig(Section):
+    """LLaMA-Pro: new blocks between frozen ones; only they train."""
+
+    method: Literal["llama_pro"] = "llama_pro"
+    """Which baseline this is."""
+    every: Count = 2
+    """One new block after every so many of the base's (MoE-LPR's baseline: 12 in 24 layers;
+    LLaMA-Pro: 8 in 32, so 4)."""
+
+
+BASELINES: dict[str, tuple[str, str]] = {
+    "full": ("full-fine-tuning", "Full fine-tuning"),
+    "lora": ("lora", "LoRA"),
+    "llama_pro": ("llama-pro", "LLaMA-Pro"),
+}
+"""By method: the name of its stage and model, and of the method in reports."""
+
+
+def _tag(value: Any) -> str | None:
+    method = value.get("method") if isinstance(value, dict) else getattr(value, "method", None)
+    return f"method({method})" if method in BASELINES else None
+
+
+def _as_settings(value: Any) -> Any:
+    """`lora` is short for `{method: lora}`."""
+    return {"method": value} if isinstance(value, str) else value
+
+
+BaselineConfig = Annotated[
+    Annotated[FullConfig, Tag("method(full)")]
+    | Annotated[LoraConfig, Tag("method(lora)")]
+    | Annotated[LlamaProConfig, Tag("method(llama_pro)")],
+    Discriminator(
+        _tag,
+        custom_error_type="unknown_method",
+        custom_error_message=f"`method` is one of {', '.join(BASELINES)}",
+    ),
+    BeforeValidator(_as_settings),
+]
+AnyBaseline = FullConfig | LoraConfig | LlamaProConfig

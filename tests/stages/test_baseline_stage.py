@@ -1,0 +1,180 @@
+"""Recipes that train a dense baseline: what they write, on which texts, and that it is plain."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from polycycle.checkpoint import open_checkpoint
+from polycycle.config import parse_recipe
+from polycycle.errors import ConfigError
+from polycycle.languages import NO_LANGUAGE
+from polycycle.report import model_card, terminal_table, write_report
+from polycycle.results import load_result, save_result
+from polycycle.stages import Run, run_recipe, stage_folders
+from polycycle.stages.baseline import baseline_data
+from polycycle.stages.train import training_data
+from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
+from tests.tiny import edit_config, save_dense
+
+NAMES = {"full": "full-fine-tuning", "lora": "lora", "llama_pro": "llama-pro"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baseline")
+    base = save_dense(folder / "base", vocab_size=VOCAB_SIZE, dtype=torch.bfloat16)
+    make_tokenizer().save_pretrained(base)
+    for language in ("en", "es", "el", "tr"):
+        for part, seed, count in (("train", 0, 80), ("valid", 1, 10)):
+            rows = [{"text": text} for text in sentences(language, count, seed=seed)]
+            write_jsonl(folder / part / f"{language}.jsonl", rows)
+    return folder
+
+
+def settings(world, output, **changes):
+    training = {"batch_size": 4, "sequence_length": 32, "learning_rate": 0.01}
+    return {
+        "base": str(world / "base"),
+        "output": str(output),
+        "languages": {"original": ["en"], "unseen_original": ["es"], "expanded": ["el", "tr"]},
+        "data": {
+            "root": str(world),
+            "train": "train/{language}.jsonl",
+            "valid": "valid/{language}.jsonl",
+            "cache_dir": str(world / "cache"),
+        },
+        "post_pretrain": {"tokens": 1500, **training},
+        "review": {"replay_documents": 20, "expanded_documents": 20, **training},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_baseline_run_ends_with_a_plain_dense_model_and_a_report(world, tmp_path, method):
+    notes = []
+    recipe = parse_recipe(settings(world, tmp_path / "run", baseline=method))
+    result = run_recipe(recipe, notes.append)
+    name = NAMES[method]
+    assert [model.name for model in result.models] == ["base", name]
+    assert result.method == {"full": "Full fine-tuning", "lora": "LoRA"}.get(method, "LLaMA-Pro")
+    assert result.final.routing is None
+    base = load_file(tmp_path.parent / world / "base" / "model.safetensors")
+    tensors = load_file(tmp_path / "run" / name / "model.safetensors")
+    moved = {n for n in base if n in tensors and not torch.equal(tensors[n], base[n])}
+    if method == "full":
+        assert moved == set(base)
+    elif method == "lora":
+        assert moved
+        assert all("_proj" in name for name in moved)
+        assert tensors.keys() == base.keys()
+    else:
+        # Three blocks, and one more after the second: 0, 1, new, 2.
+        kept = {n: n.replace("layers.2.", "layers.3.") for n in base}
+        assert all(torch.equal(tensors[kept[n]], base[n]) for n in base)
+        new = set(tensors) - set(kept.values())
+        assert {n.split(".")[2] for n in new} == {"2"}
+        assert tensors["model.layers.2.mlp.down_proj.weight"].any()
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    cost = result.costs[0]
+    assert cost.tokens == sum(data.tokens for data in result.data if data.part == "replay") + 1500
+    assert 0 < cost.parameters_trainable <= result.final.parameters_total + 10_000
+    assert result.curves[0].training[-1].balance_loss is None
+    assert result.curves[0].routing == ()
+    # Done once; the report and the card stand on a dense final model.
+    manifests = stage_folders(tmp_path / "run")
+    notes.clear()
+    again = run_recipe(recipe, notes.append)
+    assert again.models == result.models
+    assert stage_folders(tmp_path / "run") == manifests
+    assert load_result(save_result(result, tmp_path / "result.json")) == result
+    page = write_report(result, tmp_path / "report").read_text()
+    assert f"{result.method}</th>" in page or f">{result.method}" in page
+    assert "import polycycle" not in page
+    terminal_table(result)
+    card = model_card(result)
+    assert "import polycycle" not in card
+    assert "xpert" not in card
+    assert "```python\nfrom transformers" in card
+
+
+def test_the_result_loads_without_polycycle(world, tmp_path):
+    run_recipe(
+        parse_recipe(settings(world, tmp_path / "run", baseline="llama_pro")), lambda note: None
+    )
+    code = (
+        "import sys\n"
+        "from transformers import AutoModelForCausalLM\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path / 'run' / 'llama-pro')!r})\n"
+        "assert not any(name.startswith('polycycle') for name in sys.modules)\n"
+        "print(type(model).__name__, model.config.num_hidden_layers)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["LlamaForCausalLM", "4"]
+
+
+def test_a_baseline_reads_what_post_pretraining_and_review_would(world, tmp_path):
+    def tokens(dataset):
+        items = [dataset[index] for index in range(len(dataset))]
+        found = [(i["language_ids"], i["input_ids"]) for i in items]
+        pairs = torch.cat([torch.stack(pair, 1) for pair in found])
+        return sorted(map(tuple, pairs[pairs[:, 0] != NO_LANGUAGE].tolist()))
+
+    changed = settings(world, tmp_path / "run", baseline="full")
+    changed["review"] |= {"sequence_length": 16}
+    recipe = parse_recipe(changed)
+    corpora = Run(recipe, lambda note: None).corpora
+    joined = tokens(baseline_data(recipe, corpora, pad_token=1))
+    stages = [training_data(recipe, one, corpora, 1) for one in ("post_pretrain", "review")]
+    assert joined == sorted(tokens(stages[0]) + tokens(stages[1]))
+    replayed = sum(language == 0 for language, _ in joined)
+    assert replayed == corpora.review["en"].statistics.tokens
+    without = parse_recipe({**changed, "review": None})
+    alone = tokens(baseline_data(without, Run(without, lambda note: None).corpora, pad_token=1))
+    assert alone == tokens(stages[0])
+
+
+def test_a_head_that_is_tied_but_saved_twice_stays_tied(world, tmp_path):
+    base = save_dense(tmp_path / "base", "qwen2", vocab_size=VOCAB_SIZE)
+    make_tokenizer().save_pretrained(base)
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    edit_config(base, tie_word_embeddings=True)
+    recipe = parse_recipe(settings(world, tmp_path / "run", baseline="full", base=str(base)))
+    folder = run_recipe(recipe, lambda note: None).final.folder
+    checkpoint = open_checkpoint(folder)
+    head, embeddings = (checkpoint.read(n) for n in ("lm_head.weight", "model.embed_tokens.weight"))
+    assert torch.equal(head, embeddings)
+    assert not torch.equal(head, tensors["lm_head.weight"])
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.equal(model.lm_head.weight, embeddings)
+
+
+def test_a_changed_review_rate_changes_nothing_but_its_documents_do(world, tmp_path):
+    def key(**review):
+        changed = settings(world, tmp_path / "run", baseline="lora")
+        changed["review"] = {**changed["review"], **review}
+        notes = []
+        run_recipe(parse_recipe(changed), notes.append)
+        return json.loads((tmp_path / "run" / "lora" / "manifest.json").read_text())["key"]
+
+    first = key()
+    assert key(learning_rate=0.1, prior_coef=7.0) == first
+    assert key(tokens=200) != first
+
+
+def test_what_a_baseline_cannot_be_is_said(world, tmp_path):
+    two = {"original": ["en"], "expanded": [["el"], ["tr"]]}
+    with pytest.raises(ConfigError, match="one group"):
+        parse_recipe(settings(world, tmp_path, baseline="full", languages=two))
+    with pytest.raises(ConfigError, match="leave `baseline` or `graft` out"):
+        parse_recipe(settings(world, tmp_path, baseline="full", graft={"post": "sibling"}))
+    with pytest.raises(ConfigError, match="Did you mean 'rank'"):
+        parse_recipe(settings(world, tmp_path, baseline={"method": "lora", "rnk": 4}))
+    with pytest.raises(ConfigError, match="one of full, lora, llama_pro"):
+        parse_recipe(settings(world, tmp_path, baseline="adapters"))
