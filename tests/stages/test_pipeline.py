@@ -172,7 +172,7 @@ def test_a_run_with_unequal_layers_and_a_classifier_says_what_it_judged(recipe_s
     assert before.judged_original["en"] == (None, 0.0)
     assert 0 <= after.judged_original["en"][1] <= 1
     page = write_report(result, tmp_path / "report").read_text()
-    assert "judged original" in page
+    assert "the language classifiers judged rightly" in page
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "review")
     assert loaded.config.classifier_layers == [2]
     moved = load_file(tmp_path / "run" / "review" / "model.safetensors")
