@@ -5,15 +5,19 @@ import torch
 
 from polycycle.baselines import (
     add_adapters,
+    add_lora_experts,
     expand_blocks,
     merged_tensors,
     new_block_places,
     train_everything,
+    train_half,
+    train_lora_experts,
     train_new_blocks,
 )
 from polycycle.checkpoint import open_checkpoint
 from polycycle.errors import UpcycleError
-from polycycle.surgery import write_trained
+from polycycle.modeling import LoraExperts, record_mixing
+from polycycle.surgery import inspect_checkpoint, write_trained
 from tests.tiny import FAMILIES, load, save_dense, token_ids
 
 
@@ -146,3 +150,113 @@ def test_full_fine_tuning_trains_every_parameter_and_changes_nothing_before_the_
     assert trained_names(model) == set(was)
     one_step(model)
     assert not any(torch.equal(p, was[name]) for name, p in model.named_parameters())
+
+
+def with_lora_experts(folder, family, **settings):
+    base = open_checkpoint(save_dense(folder / "base", family, **settings))
+    (folder / "lora-experts").mkdir()
+    add_lora_experts(base, folder / "lora-experts", num_experts=4, rank=3, alpha=6.0)
+    return base
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fresh_lora_experts_change_nothing_bit_for_bit(tmp_path, family, dtype):
+    base = with_lora_experts(tmp_path, family, dtype=dtype)
+    model = load(tmp_path / "lora-experts")
+    assert torch.equal(logits(model), logits(load(tmp_path / "base")))
+    found = open_checkpoint(tmp_path / "lora-experts")
+    assert all(torch.equal(found.read(name), base.read(name)) for name in base.tensors)
+    seen = inspect_checkpoint(found)
+    assert (seen.lora_experts, seen.is_upcycled, seen.export_targets) == (4, False, ())
+    assert seen.base_hash == inspect_checkpoint(base, with_hash=True).base_hash
+    assert seen.parameters_active == seen.parameters_total
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_experts_and_their_routers_train_and_nothing_else(tmp_path, family):
+    base = with_lora_experts(tmp_path, family, initializer_range=0.1)
+    model = load(tmp_path / "lora-experts")
+    train_lora_experts(model)
+    names = trained_names(model)
+    maps = 2 if family == "phi3" else 3
+    assert len(names) == 3 * 3 * maps
+    assert all(".mlp." in name and ".lora." in name for name in names)
+    for _ in range(2):  # behind outputs of zero, the rest gets its first gradient in the second
+        one_step(model)
+        model.zero_grad()
+    start = open_checkpoint(tmp_path / "lora-experts")
+    trained = {name: model.get_parameter(name).detach() for name in names}
+    (tmp_path / "trained").mkdir()
+    write_trained(start, trained, tmp_path / "trained", trained)
+    found = open_checkpoint(tmp_path / "trained")
+    for name in start.tensors:
+        assert torch.equal(found.read(name), start.read(name)) == (name in base.tensors), name
+    again = load(tmp_path / "trained")
+    assert torch.equal(logits(again), logits(model))
+    assert not torch.equal(logits(again), logits(load(tmp_path / "base")))
+
+
+def test_lora_experts_are_the_formula(tmp_path):
+    with_lora_experts(tmp_path, "llama")
+    linear = load(tmp_path / "lora-experts").model.layers[1].mlp.up_proj.double()
+    torch.nn.init.normal_(linear.lora.b)
+    x = torch.randn(2, 5, 32, dtype=torch.float64)
+    with torch.no_grad(), record_mixing() as mixing:
+        found = linear(x)
+    router, a, b = linear.lora.router, linear.lora.a, linear.lora.b
+    wanted = x @ linear.weight.T
+    weights = (x @ router.T).softmax(-1)
+    for e in range(4):
+        wanted = wanted + 2.0 * weights[..., e : e + 1] * (x @ a[e].T @ b[e])
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mixing[0], weights, rtol=1e-12, atol=1e-12)
+
+
+def test_lora_experts_decode_with_a_cache_as_without(tmp_path):
+    with_lora_experts(tmp_path, "llama")
+    model = load(tmp_path / "lora-experts")
+    for module in model.modules():
+        if isinstance(module, LoraExperts):
+            torch.nn.init.normal_(module.b, std=0.1)
+    how = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    with_cache = model.generate(token_ids(2, 6), **how)
+    assert torch.equal(with_cache, model.generate(token_ids(2, 6), use_cache=False, **how))
+
+
+def test_a_model_with_lora_experts_is_no_base(tmp_path):
+    with_lora_experts(tmp_path, "llama")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(UpcycleError, match="already expanded by LoRA experts"):
+        add_lora_experts(
+            open_checkpoint(tmp_path / "lora-experts"),
+            tmp_path / "again",
+            num_experts=2,
+            rank=2,
+            alpha=1.0,
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_fine_tuning_freezes_half_of_each_kind_in_every_block(tmp_path, family):
+    model = load(save_dense(tmp_path, family, initializer_range=0.1, num_hidden_layers=4))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train_half(model, seed=0)
+    trained = trained_names(model)
+    counts = {"self_attn": [0, 0], "mlp": [0, 0], "": [0, 0]}
+    for name in before:
+        if not name.startswith("model.layers."):
+            assert name in trained
+            continue
+        part = name.split(".")[3]
+        kind = part if part in counts else ""
+        counts[kind][name in trained] += 1
+    for frozen, free in counts.values():
+        assert abs(frozen - free) <= 1 or frozen == free, counts
+    one_step(model)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) != (name in trained), name
+    train_half(model, seed=1)
+    assert trained_names(model) != trained
+    train_half(model, seed=0)
+    assert trained_names(model) == trained

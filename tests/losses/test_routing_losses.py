@@ -15,6 +15,7 @@ from polycycle.losses import (
     language_classifier_loss,
     language_prior_loss,
     load_balancing_loss,
+    localized_balancing_loss,
     router_z_loss,
 )
 
@@ -236,3 +237,46 @@ def test_group_prior_has_a_finite_gradient_where_no_token_is_held():
     logits = [torch.randn(5, 4, requires_grad=True)]
     group_prior_loss(logits, torch.tensor([1, 1, -1, -1, 1]), [[1, 4]]).backward()
     assert torch.equal(logits[0].grad, torch.zeros(5, 4))
+
+
+@pytest.mark.parametrize("num_experts", [4, 5])
+def test_the_localized_constraint_equals_a_slow_reading(num_experts):
+    rng = np.random.default_rng(num_experts)
+    layers = [rng.dirichlet(np.ones(num_experts), size=(3, 7)) for _ in range(2)]
+    kind = rng.integers(-1, 2, size=(3, 7))  # -1 padding, 0 original, 1 expanded
+    kind[2] = 1
+    delta, wanted = 0.3, 0.0
+    for layer in layers:
+        values = []
+        for row in range(3):
+            for which in (0, 1):
+                tokens = [layer[row, t] for t in range(7) if kind[row, t] == which]
+                for expert in range(num_experts) if tokens else ():
+                    leans_to = 1 if expert < num_experts // 2 else 0
+                    factor = 1 + delta if leans_to == which else 1 - delta
+                    values.append(factor * sum(t[expert] for t in tokens) / len(tokens))
+        mean = sum(values) / len(values)
+        variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+        wanted += variance / mean**2
+    marks = torch.from_numpy(kind)
+    found = localized_balancing_loss(tensors(layers), marks == 0, marks >= 0, delta=delta)
+    assert found.item() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_localized_constraint_is_least_when_kinds_share_their_text_as_it_leans():
+    # Where w · I is the same everywhere: own experts 1 ÷ (1 + δ), others 1 ÷ (1 − δ).
+    delta = 0.2
+    own, other = 1 / (1 + delta), 1 / (1 - delta)
+    expanded, original = (
+        torch.tensor([own, own, other, other]),
+        torch.tensor([other, other, own, own]),
+    )
+    weights = torch.stack([expanded, original])[:, None, :].double()
+    kinds = torch.tensor([[False], [True]])
+    real = torch.ones(2, 1, dtype=torch.bool)
+    assert localized_balancing_loss([weights], kinds, real, delta=delta).item() < 1e-12
+    assert localized_balancing_loss([weights], ~kinds, real, delta=delta).item() > 0.1
+    nothing = torch.zeros(2, 1, dtype=torch.bool)
+    assert localized_balancing_loss([weights], kinds, nothing, delta=delta).item() == 0.0
+    with pytest.raises(ValueError, match="record_mixing"):
+        localized_balancing_loss([], kinds, real, delta=delta)

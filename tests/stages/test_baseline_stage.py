@@ -176,5 +176,54 @@ def test_what_a_baseline_cannot_be_is_said(world, tmp_path):
         parse_recipe(settings(world, tmp_path, baseline="full", graft={"post": "sibling"}))
     with pytest.raises(ConfigError, match="Did you mean 'rank'"):
         parse_recipe(settings(world, tmp_path, baseline={"method": "lora", "rnk": 4}))
-    with pytest.raises(ConfigError, match="one of full, lora, llama_pro"):
+    with pytest.raises(ConfigError, match="one of full, lora, llama_pro, loramoe, half"):
         parse_recipe(settings(world, tmp_path, baseline="adapters"))
+
+
+def test_a_loramoe_run_keeps_the_base_and_says_what_loads_it(world, tmp_path):
+    method = {"method": "loramoe", "num_experts": 4, "rank": 2}
+    recipe = parse_recipe(settings(world, tmp_path / "run", baseline=method))
+    result = run_recipe(recipe, lambda note: None)
+    assert [model.name for model in result.models] == ["base", "loramoe"]
+    assert result.method == "LoRAMoE"
+    base = open_checkpoint(world / "base")
+    start = open_checkpoint(tmp_path / "run" / "add-lora-experts")
+    final = open_checkpoint(result.final.folder)
+    assert set(start.tensors) == set(final.tensors) > set(base.tensors)
+    for name in final.tensors:
+        was = base if name in base.tensors else start
+        assert torch.equal(final.read(name), was.read(name)) == (name in base.tensors), name
+    new = sum(final.read(name).numel() for name in final.tensors if name not in base.tensors)
+    assert result.costs[0].parameters_trainable == new
+    assert result.final.parameters_active == result.final.parameters_total
+    page = write_report(result, tmp_path / "report").read_text()
+    assert "import polycycle" in page
+    terminal_table(result)
+    assert "import polycycle" in model_card(result)
+
+
+def test_the_localized_constraint_moves_the_experts(world, tmp_path):
+    def trained(**method):
+        method = {"method": "loramoe", "num_experts": 4, "rank": 2, **method}
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        result = run_recipe(
+            parse_recipe(settings(world, folder, baseline=method)), lambda note: None
+        )
+        checkpoint = open_checkpoint(result.final.folder)
+        return checkpoint.read("model.layers.0.mlp.up_proj.lora.router")
+
+    once, again = trained(), trained()
+    assert torch.equal(once, again)
+    assert not torch.equal(once, trained(balance_coef=0.0))
+    assert not torch.equal(once, trained(balance_delta=0.5))
+
+
+def test_half_fine_tuning_leaves_its_half_bit_for_bit(world, tmp_path):
+    result = run_recipe(
+        parse_recipe(settings(world, tmp_path / "run", baseline="half")), lambda note: None
+    )
+    assert result.final.name == "half-fine-tuning"
+    base, final = open_checkpoint(world / "base"), open_checkpoint(result.final.folder)
+    kept = sum(torch.equal(base.read(name), final.read(name)) for name in base.tensors)
+    assert 0.4 < kept / len(base.tensors) < 0.6
+    assert "import polycycle" not in model_card(result)

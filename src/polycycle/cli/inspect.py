@@ -33,7 +33,7 @@ def inspect(
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     kind = "upcycled" if seen.is_upcycled else "dense"
     rows = {
-        "model": f"{kind} {seen.family}",
+        "model": f"{kind} {seen.family}{_lora_experts(seen.lora_experts)}",
         "parameters": f"{seen.parameters_total:,} in all, {seen.parameters_active:,} per token",
         "dtypes": ", ".join(f"{dtype} {count:,}" for dtype, count in seen.dtypes.items()),
         "experts": _experts(seen.num_experts_per_layer, seen.num_experts_per_tok),
@@ -57,6 +57,10 @@ def _base(seen: "Inspection") -> str:
     if seen.no_reference:
         return f"no dense model any more: {seen.no_reference} (made from {seen.base_model})"
     return seen.base_model or ("itself" if not seen.is_upcycled else "not recorded")
+
+
+def _lora_experts(count: int) -> str:
+    return f" with {count} LoRA experts beside each feed-forward map (LoRAMoE)" if count else ""
 
 
 def _why_no_hash(seen: "Inspection") -> str:

@@ -4,8 +4,10 @@ from polycycle.config.baseline import (
     BASELINES,
     AnyBaseline,
     FullConfig,
+    HalfConfig,
     LlamaProConfig,
     LoraConfig,
+    LoraMoeConfig,
 )
 from polycycle.config.load import load_recipe, parse_recipe, read_settings
 from polycycle.config.recipe import (
@@ -40,9 +42,11 @@ __all__ = [
     "ExpertsConfig",
     "FullConfig",
     "GraftConfig",
+    "HalfConfig",
     "LanguagesConfig",
     "LlamaProConfig",
     "LoraConfig",
+    "LoraMoeConfig",
     "PostPretrainConfig",
     "Recipe",
     "RetentionConfig",

@@ -1,10 +1,10 @@
-"""Dense methods to compare with, trained in the place of a mixture of experts."""
+"""Methods to compare with, trained in the place of a mixture of experts."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from polycycle.config.section import Count, Section
+from polycycle.config.section import Coefficient, Count, Section
 
 
 class FullConfig(Section):
@@ -41,10 +41,40 @@ class LlamaProConfig(Section):
     LLaMA-Pro: 8 in 32, so 4)."""
 
 
+class HalfConfig(Section):
+    """Half fine-tuning: in every block a seeded half of the tensors stays as it is (HFT)."""
+
+    method: Literal["half"] = "half"
+    """Which baseline this is."""
+
+
+class LoraMoeConfig(Section):
+    """LoRAMoE: LoRA experts and routers beside the frozen feed-forward maps."""
+
+    method: Literal["loramoe"] = "loramoe"
+    """Which baseline this is."""
+    num_experts: Annotated[int, Field(ge=2)] = 8
+    """LoRA experts of each map (MoE-LPR's baseline: 8; LoRAMoE: 6)."""
+    rank: Count = 180
+    """Rank of each (MoE-LPR's baseline: 180; LoRAMoE: 4)."""
+    alpha: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """An expert's update is multiplied by alpha ÷ rank. By default twice the rank, as for `lora`
+    (MoE-LPR gives none; LoRAMoE: 32 with rank 4)."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of what goes into the experts, in training (LoRAMoE: 0.05)."""
+    balance_coef: Coefficient = 0.1
+    """β of the localized balancing constraint (`blc_weight`; both papers: 0.1)."""
+    balance_delta: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """δ: how far half of the experts lean to expanded, the others to original languages
+    (`blc_alpha`; both papers: 0.1)."""
+
+
 BASELINES: dict[str, tuple[str, str]] = {
     "full": ("full-fine-tuning", "Full fine-tuning"),
     "lora": ("lora", "LoRA"),
     "llama_pro": ("llama-pro", "LLaMA-Pro"),
+    "loramoe": ("loramoe", "LoRAMoE"),
+    "half": ("half-fine-tuning", "Half fine-tuning"),
 }
 """By method: the name of its stage and model, and of the method in reports."""
 
@@ -62,7 +92,9 @@ def _as_settings(value: Any) -> Any:
 BaselineConfig = Annotated[
     Annotated[FullConfig, Tag("method(full)")]
     | Annotated[LoraConfig, Tag("method(lora)")]
-    | Annotated[LlamaProConfig, Tag("method(llama_pro)")],
+    | Annotated[LlamaProConfig, Tag("method(llama_pro)")]
+    | Annotated[LoraMoeConfig, Tag("method(loramoe)")]
+    | Annotated[HalfConfig, Tag("method(half)")],
     Discriminator(
         _tag,
         custom_error_type="unknown_method",
@@ -70,4 +102,4 @@ BaselineConfig = Annotated[
     ),
     BeforeValidator(_as_settings),
 ]
-AnyBaseline = FullConfig | LoraConfig | LlamaProConfig
+AnyBaseline = FullConfig | LoraConfig | LlamaProConfig | LoraMoeConfig | HalfConfig

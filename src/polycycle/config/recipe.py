@@ -308,6 +308,9 @@ class PostPretrainConfig(TrainConfig):
     """Share of tokens from original languages (the paper's one-stage ablation)."""
     prior_coef: Coefficient = 0.0
     """γ of the language-priors loss in this stage (the paper's one-stage ablation)."""
+    trains: Literal["new_experts", "everything"] = "new_experts"
+    """`everything` trains the base's tensors, too (the paper's baseline "MoE"): then nothing holds
+    the original languages, and no dense model is the base of the result."""
 
 
 class ReviewConfig(TrainConfig):
@@ -332,6 +335,9 @@ class ReviewConfig(TrainConfig):
     """The paper uses no balance loss in review."""
     balance_scope: Literal["global", "micro_batch"] = "global"
     """As in post-pretraining; only used when `balance_coef` is above zero."""
+    wrong_labels: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the documents whose language label is made wrong: of original languages to a random
+    expanded one, and the other way round. To study what mislabelled text does."""
     alarms: AlarmsConfig = AlarmsConfig(plateau_ratio=None)
     """Review is not there to improve the expanded languages, so a plateau is no alarm."""
 
@@ -412,10 +418,11 @@ class Recipe(Section):
     languages: LanguagesConfig
     data: DataConfig
     baseline: BaselineConfig | None = None
-    """A dense method to compare with, by name (`full`, `lora`, `llama_pro`) or with settings; null
-    makes a mixture of experts. It trains in one stage, as `post_pretrain` says, on what
+    """A method to compare with, by name (`full`, `half`, `lora`, `llama_pro`, `loramoe`) or with
+    settings; null upcycles. It trains in one stage, as `post_pretrain` says, on what
     post-pretraining and review would read, shuffled together, with the language-modelling loss
-    alone; `experts`, all `_coef`s and the rest of `review` are passed over."""
+    alone (LoRAMoE adds its balancing constraint); `experts`, all other `_coef`s and the rest of
+    `review` are passed over."""
     experts: ExpertsConfig = ExpertsConfig()
     post_pretrain: PostPretrainConfig
     review: ReviewConfig | None = ReviewConfig()
@@ -448,6 +455,17 @@ class Recipe(Section):
                 "set post_pretrain.replay_share above 0"
             )
         problems += self._baseline_problems()
+        if self.post_pretrain.trains == "everything":
+            needs_base = {
+                "baseline": self.baseline,
+                "graft": self.graft,
+                "experts.exact_retention": self.experts.exact_retention,
+            }
+            problems += [
+                f"post_pretrain.trains: everything leaves no frozen base, so leave `{key}` out"
+                for key, value in needs_base.items()
+                if value is not None
+            ]
         if self.graft is not None and self.graft.review_after and self.review is None:
             problems.append("graft.review_after needs the settings of `review`, which is null")
         counts = self.experts.num_experts

@@ -63,6 +63,8 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
             `concatenate` lets attention and loss cross boundaries, as published.
         pad_token: fills the tail.
         repeat: allow more than one epoch.
+        wrong_labels: share of the documents whose tokens carry an id drawn from `wrong_ids`.
+        wrong_ids: by language.
 
     Raises:
         DataError: a corpus has fewer tokens than its budget and `repeat` is off, a budget is not
@@ -80,13 +82,14 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         pad_token: int,
         packing: Packing = "documents",
         repeat: bool = False,
+        wrong_labels: float = 0.0,
+        wrong_ids: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         _check_budgets(corpora, token_budgets, language_ids)
         self.sequence_length = sequence_length
         self.packing = packing
         self.pad_token = pad_token
         self._corpora = [corpora[language] for language in token_budgets]
-        self._language_ids = [language_ids[language] for language in token_budgets]
         rng = np.random.default_rng(seed)
         chosen = [
             _choose(corpora[language], budget, rng, repeat=repeat)
@@ -110,6 +113,17 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         self._documents = np.concatenate([documents for documents, _ in chosen])[order]
         lengths = np.concatenate([lengths for _, lengths in chosen])[order]
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._ids = np.array([language_ids[language] for language in token_budgets])[self._which]
+        for number, language in enumerate(token_budgets if wrong_labels else ()):
+            choices = np.array((wrong_ids or {})[language])
+            # Drawn per document, from a generator of its own: the order stays what it is.
+            of_language = np.random.default_rng((seed, 1, number))
+            count = len(corpora[language])
+            is_wrong = of_language.random(count) < wrong_labels
+            drawn = choices[of_language.integers(len(choices), size=count)]
+            ids = np.where(is_wrong, drawn, language_ids[language])
+            here = self._which == number
+            self._ids[here] = ids[self._documents[here]]
         # A long document fills several sequences in a row; shuffled, they spread over the batches.
         self._order = rng.permutation(len(self))
 
@@ -160,7 +174,7 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         tokens = document[offset : offset + count]
         item["input_ids"][place] = tokens
         item["labels"][place] = tokens
-        item["language_ids"][place] = self._language_ids[which]
+        item["language_ids"][place] = self._ids[entry]
         if self.packing == "documents":
             item["labels"][place.start] = IGNORED_LABEL
             item["position_ids"][place] = np.arange(count)

@@ -6,16 +6,20 @@ when one is asked for, or all of them when transformers' Auto classes are loaded
 
 from polycycle.families.registry import (
     SUPPORTED,
+    family_of,
     family_of_dense,
     family_of_upcycled,
+    has_lora_experts,
     is_upcycled,
     register_when_transformers_loads,
 )
 
 __all__ = [
     "SUPPORTED",
+    "family_of",
     "family_of_dense",
     "family_of_upcycled",
+    "has_lora_experts",
     "is_upcycled",
     "register_when_transformers_loads",
 ]

@@ -30,6 +30,7 @@ SUPPORTED: Mapping[str, str] = {
     "phi3": "phi3",
 }
 _PREFIX = "polycycle_"
+LORA_EXPERTS_PREFIX = "loramoe_"
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
 
@@ -46,9 +47,10 @@ def family_of_dense(config: Mapping[str, Any], *, where: str) -> Family:
             has something (biases in its feed-forward blocks) that the packed experts do not.
     """
     model_type = str(config.get("model_type"))
-    if is_upcycled(config):
+    if is_upcycled(config) or has_lora_experts(config):
+        what = "upcycled" if is_upcycled(config) else "expanded by LoRA experts"
         raise UpcycleError(
-            f"{where} is already upcycled ({model_type}). Give the dense model, "
+            f"{where} is already {what} ({model_type}). Give the dense model, "
             f"{config.get('base_model') or 'the one it was made from'}"
         )
     counts = [name for name in _EXPERT_COUNTS if (config.get(name) or 0) > 1]
@@ -88,6 +90,25 @@ def is_upcycled(config: Mapping[str, Any]) -> bool:
     return str(config.get("model_type", "")).startswith(_PREFIX)
 
 
+def has_lora_experts(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes a dense model with LoRA experts (LoRAMoE)."""
+    return str(config.get("model_type", "")).startswith(LORA_EXPERTS_PREFIX)
+
+
+def family_of(config: Mapping[str, Any], *, where: str) -> Family:
+    """The family of a dense model, an upcycled one, or one with LoRA experts.
+
+    Raises:
+        UpcycleError: it is not supported.
+    """
+    if is_upcycled(config):
+        return family_of_upcycled(config, where=where)
+    if has_lora_experts(config):
+        model_type = str(config["model_type"]).removeprefix(LORA_EXPERTS_PREFIX)
+        return family_of_dense({**config, "model_type": model_type}, where=where)
+    return family_of_dense(config, where=where)
+
+
 def register_when_transformers_loads() -> None:
     """Make the Auto classes know our models: now if they are loaded, else when they will be.
 
@@ -109,10 +130,14 @@ def _load(name: str) -> Family:
 def _register_all() -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from polycycle.families.lora_experts import lora_experts_classes
+
     for name in SUPPORTED.values():
         family = _load(name)
-        AutoConfig.register(family.moe_model_type, family.config_class, exist_ok=True)
-        AutoModelForCausalLM.register(family.config_class, family.model_class, exist_ok=True)
+        ours = (family.config_class, family.model_class)
+        for config_class, model_class in (ours, lora_experts_classes(family)):
+            AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+            AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
 
 
 def _unsupported(model_type: str, where: str) -> str:

@@ -1,5 +1,6 @@
 """Pure, unweighted losses of the methods."""
 
+from polycycle.losses.localized import localized_balancing_loss
 from polycycle.losses.routing import (
     BalanceStatistics,
     PriorForm,
@@ -19,5 +20,6 @@ __all__ = [
     "language_classifier_loss",
     "language_prior_loss",
     "load_balancing_loss",
+    "localized_balancing_loss",
     "router_z_loss",
 ]

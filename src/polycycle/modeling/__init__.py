@@ -6,12 +6,21 @@ from polycycle.modeling.config import (
     check_experts,
     why_no_dense_reference,
 )
+from polycycle.modeling.lora_experts import (
+    LoraExperts,
+    LoraExpertsConfigMixin,
+    LoraExpertsModelMixin,
+    record_mixing,
+)
 from polycycle.modeling.model import UpcycledModelMixin
 from polycycle.modeling.recording import LayerRouting, RoutingRecord, record_routing
 from polycycle.modeling.retention import without_retention_gate
 
 __all__ = [
     "LayerRouting",
+    "LoraExperts",
+    "LoraExpertsConfigMixin",
+    "LoraExpertsModelMixin",
     "MoeBlockMixin",
     "NewExperts",
     "RoutingRecord",
@@ -19,6 +28,7 @@ __all__ = [
     "UpcycledModelMixin",
     "check_experts",
     "frozen_expert_only",
+    "record_mixing",
     "record_routing",
     "why_no_dense_reference",
     "without_retention_gate",

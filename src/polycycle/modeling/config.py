@@ -33,6 +33,7 @@ class UpcycledConfigMixin:
         base_model: name or folder of the dense model, as it was given.
         base_hash: content hash of the dense model's tensors; None where a graft left no dense model
             that this one agrees with.
+        base_trained: whether post-pretraining trained the base's tensors, too.
         grafts: what was grafted, in order; see `surgery.plan_graft`.
         ungrafted: how exactly grafts were taken away again; see `surgery.ungraft`.
     """
@@ -53,6 +54,7 @@ class UpcycledConfigMixin:
     language_groups: dict[str, Any] | None = None
     base_model: str | None = None
     base_hash: str | None = None
+    base_trained: bool = False
     grafts: list[dict[str, Any]] | None = None
     ungrafted: dict[str, Any] | None = None
 
@@ -82,11 +84,13 @@ class UpcycledConfigMixin:
 
 
 def why_no_dense_reference(config: Mapping[str, Any]) -> str | None:
-    """Why no dense model is the base of an upcycled one: what was grafted into it. None if one is.
+    """Why no dense model is an upcycled one's base: what was trained or grafted. None if one is.
 
     Args:
         config: a config.json.
     """
+    if config.get("base_trained"):
+        return "post-pretraining trained the base's tensors, too"
     grafts = config.get("grafts") or ()
     return grafts[-1]["no_reference"] if grafts else None
 

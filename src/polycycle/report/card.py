@@ -60,6 +60,7 @@ def model_card(result: RunResult, *, license: str = "other") -> str:
         base=result.base if is_on_hub else Path(result.base).name,
         method=result.method,
         is_dense=is_dense,
+        needs_polycycle=result.needs_polycycle,
         origin="" if is_dense else _origin(result),
         expanded=names(result.languages.all_expanded),
         table=_table(result, measure_of_run(result)),
@@ -81,6 +82,8 @@ def _origin(result: RunResult) -> str:
     if final.base_hash is not None and final.reference == "base":
         words = "Expert 0 of every layer is the\nfrozen original"
         return f"{words}, bit for bit (content hash `{final.base_hash}`)"
+    if not result.recipe.get("graft"):
+        return "All tensors were trained, so that\nno dense model is its base any more"
     posts = [f"`{one['model']}`" for one in result.recipe["graft"]["post"]]
     grafted = f"The post-training of\n{' and '.join(posts)} was grafted onto it without any data"
     if final.base_hash is None:

@@ -479,6 +479,13 @@ class RunResult(Part):
         raise KeyError(f"no model {name!r}; there are {', '.join(m.name for m in self.models)}")
 
     @property
+    def needs_polycycle(self) -> bool:
+        """Whether the final model's class is one of ours, not transformers' own."""
+        baseline = self.recipe.get("baseline")
+        method = baseline.get("method") if isinstance(baseline, dict) else baseline
+        return self.final.routing is not None or method == "loramoe"
+
+    @property
     def final(self) -> ModelScores:
         """The last model made: what the run hands over."""
         return self.models[-1]

@@ -1,19 +1,32 @@
-"""Training a dense baseline on what post-pretraining and review would read."""
+"""Training a baseline on what post-pretraining and review would read."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from polycycle.baselines import (
     add_adapters,
+    add_lora_experts,
     expand_blocks,
     merged_tensors,
     new_block_places,
     train_everything,
+    train_half,
+    train_lora_experts,
     train_new_blocks,
 )
 from polycycle.checkpoint import Checkpoint, open_checkpoint
-from polycycle.config import AnyBaseline, FullConfig, LlamaProConfig, LoraConfig, Recipe
+from polycycle.config import (
+    AnyBaseline,
+    FullConfig,
+    HalfConfig,
+    LlamaProConfig,
+    LoraConfig,
+    LoraMoeConfig,
+    Recipe,
+    TrainConfig,
+)
 from polycycle.data import JoinedDataset
 from polycycle.ranks import is_first_rank
 from polycycle.stages.corpora import RunCorpora
@@ -22,15 +35,32 @@ from polycycle.stages.train import (
     train_settings,
     training_data,
     validation,
+    with_second_head,
     write_record,
 )
 from polycycle.surgery import write_trained
-from polycycle.training import train_stage
+from polycycle.training import TrainSettings, train_stage
 
 
 def fill_expanded(config: LlamaProConfig, base: Checkpoint, folder: Path) -> dict[str, Any]:
     """Fill `folder` with the base and its new blocks, still without effect."""
     return {"new_blocks": list(expand_blocks(base, folder, every=config.every))}
+
+
+def fill_with_lora_experts(
+    config: LoraMoeConfig, base: Checkpoint, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Fill `folder` with the base and LoRA experts, still without effect."""
+    add_lora_experts(
+        base,
+        folder,
+        num_experts=config.num_experts,
+        rank=config.rank,
+        alpha=2.0 * config.rank if config.alpha is None else config.alpha,
+        dropout=config.dropout,
+        seed=seed,
+    )
+    return {}
 
 
 def train_baseline(
@@ -45,7 +75,7 @@ def train_baseline(
     pad_token: int,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train the recipe's baseline and fill `folder` with a plain dense model.
+    """Train the recipe's baseline and fill `folder` with its model, plain and dense but LoRAMoE's.
 
     Every rank takes part; only the first writes.
 
@@ -54,7 +84,8 @@ def train_baseline(
         corpora: the run's texts.
         name: of the stage.
         base: the dense model.
-        source: what training starts from: the base, or for LLaMA-Pro the base with new blocks.
+        source: what training starts from: the base, for LLaMA-Pro the base with new blocks, for
+            LoRAMoE the base with LoRA experts.
         folder: where the model goes.
         work: where checkpoints live until the stage is done; a killed run goes on from there.
         pad_token: fills the tail of the last sequence.
@@ -73,7 +104,7 @@ def train_baseline(
         stage="baseline",
         groups=recipe.languages.groups(),
         output_dir=work,
-        settings=train_settings(config, recipe.seed),
+        settings=_settings(config, method, recipe.seed),
         validate=validation(corpora, config.validation_bytes, recipe.evaluation.context_length),
         tell=tell,
     )
@@ -82,10 +113,7 @@ def train_baseline(
     active = sum(parameter.numel() for parameter in model.parameters())
     start = open_checkpoint(source)
     trained = merged_tensors(model) if isinstance(method, LoraConfig) else done.trained
-    head, embeddings = "lm_head.weight", model.get_input_embeddings().weight
-    if head in start.tensors and model.get_output_embeddings().weight is embeddings:
-        # Tied, but saved twice: the second copy would be what it was.
-        trained = {**trained, head: embeddings.detach().cpu()}
+    trained = with_second_head(trained, model, start)
     write_trained(start, trained, folder, trained)
     updated = done.parameters_trainable
     return write_record(name, done, folder, work, active=active, updated=updated)
@@ -106,6 +134,14 @@ def baseline_data(recipe: Recipe, corpora: RunCorpora, pad_token: int) -> Joined
     return JoinedDataset(parts, recipe.seed)
 
 
+def _settings(config: TrainConfig, method: AnyBaseline, seed: int) -> TrainSettings:
+    settings = train_settings(config, seed)
+    if not isinstance(method, LoraMoeConfig):
+        return settings
+    coef, delta = method.balance_coef, method.balance_delta
+    return replace(settings, localized_coef=coef, localized_delta=delta)
+
+
 def _prepare(model: Any, method: AnyBaseline, num_layers: int, seed: int) -> None:
     """Add what the method adds in memory, and freeze what it freezes."""
     match method:
@@ -120,5 +156,9 @@ def _prepare(model: Any, method: AnyBaseline, num_layers: int, seed: int) -> Non
                 targets=method.targets,
                 seed=seed,
             )
+        case HalfConfig():
+            train_half(model, seed)
+        case LoraMoeConfig():
+            train_lora_experts(model)
         case LlamaProConfig():
             train_new_blocks(model, new_block_places(num_layers, method.every))

@@ -13,7 +13,14 @@ from typing import Any, Literal
 import polycycle
 from polycycle.allocation import SimilarityTable, read_table
 from polycycle.checkpoint import Checkpoint, open_checkpoint
-from polycycle.config import BASELINES, GraftConfig, LlamaProConfig, Recipe, TrainConfig
+from polycycle.config import (
+    BASELINES,
+    GraftConfig,
+    LlamaProConfig,
+    LoraMoeConfig,
+    Recipe,
+    TrainConfig,
+)
 from polycycle.data import TaskExample, document_policy, tokenizer_hash
 from polycycle.files import hash_file, hash_json, write_json
 from polycycle.modeling import why_no_dense_reference
@@ -27,7 +34,7 @@ from polycycle.results import (
     StageCost,
     StageCurves,
 )
-from polycycle.stages.baseline import fill_expanded, train_baseline
+from polycycle.stages.baseline import fill_expanded, fill_with_lora_experts, train_baseline
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.graft import open_siblings, plan_recipe_graft, sibling_key
@@ -243,7 +250,9 @@ class Run:
         return {
             "data": self._data_inputs(),
             "languages": self.recipe.languages.model_dump(mode="json"),
-            "settings": config.model_dump(mode="json", exclude={"report_to"}),
+            "settings": _without_defaults_added_later(
+                config.model_dump(mode="json", exclude={"report_to"})
+            ),
             "seed": self.recipe.seed,
             "bfloat16": uses_bfloat16(config.precision),
         }
@@ -297,7 +306,7 @@ class Run:
         return document_policy(self.tokenizer).eos if pad is None else pad
 
     def train_baseline(self) -> Path:
-        """The dense model after the recipe's baseline; LLaMA-Pro gets its new blocks before."""
+        """The model after the recipe's baseline; new blocks or LoRA experts are put in before."""
         config, review = self.recipe.baseline, self.recipe.review
         assert config is not None
         name, _ = BASELINES[config.method]
@@ -316,6 +325,20 @@ class Run:
                 result_version=1,
                 inputs={"base": self._base_key(), "every": config.every},
                 make=partial(fill_expanded, config, self.base),
+            )
+            source = self._do(stage)
+        elif isinstance(config, LoraMoeConfig):
+            stage = Stage(
+                name="add-lora-experts",
+                result_version=1,
+                inputs={
+                    "base": self._base_key(),
+                    "method": config.model_dump(
+                        mode="json", exclude={"balance_coef", "balance_delta"}
+                    ),
+                    "seed": self.recipe.seed,
+                },
+                make=partial(fill_with_lora_experts, config, self.base, self.recipe.seed),
             )
             source = self._do(stage)
         make = partial(self._train_baseline, name, source)
@@ -522,9 +545,24 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
     return run.result(models, trained)
 
 
+_ADDED_LATER = {"trains": "new_experts", "wrong_labels": 0.0}
+"""Settings that stages finished before did not have, and what they would have been."""
+
+
+def _without_defaults_added_later(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a training stage as its inputs: stages made before stay as they are."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in _ADDED_LATER or value != _ADDED_LATER[key]
+    }
+
+
 def _method_of(recipe: Recipe) -> str:
     if recipe.baseline is not None:
         return BASELINES[recipe.baseline.method][1]
+    if recipe.post_pretrain.trains == "everything":
+        return "MoE, everything trained"
     return "DeltaMoE" if recipe.graft else "MoE-LPR"
 
 

@@ -74,7 +74,9 @@ def plan_run(recipe: Recipe) -> RunPlan:
     for group in range(1, len(recipe.languages.expanded) + 1):
         so_far = total + (group - 1) * added
         name = stage_name("post_pretrain", group)
-        stages.append(_stage(name, recipe.post_pretrain, plan, so_far, added))
+        trains_all = recipe.post_pretrain.trains == "everything"
+        updated = so_far if trains_all else added
+        stages.append(_stage(name, recipe.post_pretrain, plan, so_far, updated))
         if recipe.review is not None:
             routers = group * trainable["review"]
             name = stage_name("review", group)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from polycycle.checkpoint import open_checkpoint
+from polycycle.checkpoint import Checkpoint, open_checkpoint
 from polycycle.config import Recipe, TrainConfig
 from polycycle.data import PackedDataset, evaluation_windows
 from polycycle.errors import TrainingError
@@ -92,12 +93,25 @@ def train_and_write(
     )
     if not is_first_rank():
         return {}
-    write_trained(open_checkpoint(source), done.trained, folder, done.trained)
+    start = open_checkpoint(source)
+    trained = with_second_head(done.trained, model, start)
+    write_trained(start, trained, folder, trained)
     active = _active_parameters(source)
     # A token passes through the trained parameters that are active; in review that is next to none.
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     updated = max(active - frozen, 0) if stage == "post_pretrain" else 0
     return write_record(name, done, folder, work, active=active, updated=updated)
+
+
+def with_second_head(
+    trained: Mapping[str, Tensor], model: Any, start: Checkpoint
+) -> dict[str, Tensor]:
+    """Trained tensors, and the head where it is tied but was saved beside the embeddings."""
+    head, embeddings = "lm_head.weight", model.get_input_embeddings().weight
+    is_tied = model.get_output_embeddings().weight is embeddings
+    if head in start.tensors and is_tied and "model.embed_tokens.weight" in trained:
+        return {**trained, head: trained["model.embed_tokens.weight"]}
+    return dict(trained)
 
 
 def write_record(
@@ -148,6 +162,11 @@ def training_data(
     groups = recipe.languages.groups()
     texts, budgets = stage_corpora(recipe, stage, corpora, group)
     is_review = stage == "review"
+    so_far = groups.first(group)
+    ids = {
+        kind: [groups.id_of(language) for language in languages]
+        for kind, languages in (("original", so_far.original), ("expanded", so_far.all_expanded))
+    }
     return PackedDataset(
         texts,
         budgets,
@@ -157,6 +176,11 @@ def training_data(
         pad_token=pad_token,
         packing=recipe.data.packing,
         repeat=recipe.data.repeat or (is_review and config.tokens is not None),
+        wrong_labels=getattr(config, "wrong_labels", 0.0),
+        wrong_ids={
+            **dict.fromkeys(so_far.original, ids["expanded"]),
+            **dict.fromkeys(so_far.all_expanded, ids["original"]),
+        },
     )
 
 

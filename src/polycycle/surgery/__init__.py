@@ -2,7 +2,7 @@
 
 from polycycle.surgery.delta_folders import NORMS, DeltaNorms, TensorNorms, save_delta
 from polycycle.surgery.deltas import DELTA_TYPE, Delta, check_siblings, open_delta
-from polycycle.surgery.freezing import TrainingStage, freeze_for
+from polycycle.surgery.freezing import TrainingStage, Trains, freeze_for
 from polycycle.surgery.grafting import (
     GraftPlan,
     GraftTarget,
@@ -42,6 +42,7 @@ __all__ = [
     "Inspection",
     "TensorNorms",
     "TrainingStage",
+    "Trains",
     "UpcyclePlan",
     "check_siblings",
     "count_active",

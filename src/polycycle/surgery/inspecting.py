@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from polycycle.checkpoint import Checkpoint, content_hash
-from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
+from polycycle.families import family_of, has_lora_experts, is_upcycled
 from polycycle.modeling import why_no_dense_reference
 
 
@@ -32,6 +32,7 @@ class Inspection:
         language_groups: as recorded in the config.
         has_tokenizer: whether a tokenizer lies beside the weights.
         export_targets: stock architectures that can compute the same function.
+        lora_experts: LoRA experts of each feed-forward map (LoRAMoE), else 0.
     """
 
     model_type: str
@@ -50,6 +51,7 @@ class Inspection:
     language_groups: dict[str, Any] | None
     has_tokenizer: bool
     export_targets: tuple[str, ...]
+    lora_experts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -68,7 +70,8 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
     """
     config = checkpoint.config
     upcycled = is_upcycled(config)
-    family = (family_of_upcycled if upcycled else family_of_dense)(config, where=checkpoint.name)
+    family = family_of(config, where=checkpoint.name)
+    lora_experts = int(config["num_lora_experts"]) if has_lora_experts(config) else 0
     counts = config.get("num_experts_per_layer") or [1] * int(config["num_hidden_layers"])
     top_k = int(config.get("num_experts_per_tok", 1)) if upcycled else 1
     sizes = {name: prod(info.shape) for name, info in checkpoint.tensors.items()}
@@ -76,7 +79,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
     for name, info in checkpoint.tensors.items():
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + sizes[name]
     base_hash, redrawn_for = config.get("base_hash"), config.get("routers_redrawn_for")
-    if with_hash and not upcycled:
+    if with_hash and not upcycled and not lora_experts:
         base_hash = content_hash(checkpoint)
     return Inspection(
         model_type=str(config["model_type"]),
@@ -94,7 +97,8 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
         no_reference=why_no_dense_reference(config),
         language_groups=config.get("language_groups"),
         has_tokenizer=checkpoint.has_tokenizer,
-        export_targets=family.export_targets,
+        export_targets=() if lora_experts else family.export_targets,
+        lora_experts=lora_experts,
     )
 
 

@@ -39,9 +39,9 @@ def pack(model: str | Path, out: Path) -> int:
     reason = why_no_dense_reference(source.config)
     if reason is not None:
         raise UpcycleError(
-            f"{source.name} has no pack, because it was grafted and no dense model is its base any "
-            f"more: {reason}. Pack the model before the graft, or graft one delta on all tensors "
-            "at scale 1: then the post-trained model is the base"
+            f"{source.name} has no pack, because no dense model is its base any more: {reason}. "
+            "Pack the model before a graft, or graft one delta on all tensors at scale 1: then the "
+            "post-trained model is the base"
         )
     if not is_upcycled(source.config) or not source.config.get("base_hash"):
         raise UpcycleError(

@@ -1,5 +1,6 @@
 """Writing a trained model: frozen tensors from where they came, trained ones from memory."""
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -9,7 +10,11 @@ from torch import Tensor
 
 from polycycle.checkpoint import DTYPES, Checkpoint, TensorJob, copy_job, write_tensors
 from polycycle.errors import CheckpointError
+from polycycle.families import is_upcycled
 from polycycle.files import write_json
+
+# Names of the tensors that upcycling adds.
+_ADDED = re.compile(r"\.mlp\.(experts|router|retention_gate)\.")
 
 
 def write_trained(
@@ -18,7 +23,8 @@ def write_trained(
     """Write the model that training started from with some tensors replaced.
 
     Frozen tensors are copied from `source`, so they are bit-identical by construction. Trained
-    tensors are rounded to the dtype they have there, whatever precision they were trained in.
+    tensors are rounded to the dtype they have there, whatever precision they were trained in. An
+    upcycled model of which the dense model's own tensors were trained is marked: it has no base.
 
     Args:
         source: the checkpoint that was trained.
@@ -39,6 +45,8 @@ def write_trained(
         raise CheckpointError(f"{source.name} has no tensor {sorted(unknown)[0]!r}")
     write_tensors(folder, jobs)
     config = {key: value for key, value in source.config.items() if key != "masked_groups"}
+    if is_upcycled(config) and not all(_ADDED.search(name) for name in changed):
+        config |= {"base_trained": True, "base_hash": None}
     write_json(folder / "config.json", config)  # what was masked has been trained
     for file in source.side_files():
         shutil.copyfile(file, folder / file.name)

@@ -28,9 +28,10 @@ from polycycle.losses import (
     language_classifier_loss,
     language_prior_loss,
     load_balancing_loss,
+    localized_balancing_loss,
     router_z_loss,
 )
-from polycycle.modeling import LayerRouting, RoutingRecord, record_routing
+from polycycle.modeling import LayerRouting, RoutingRecord, record_mixing, record_routing
 from polycycle.routing import Router
 from polycycle.training.settings import BalanceScope
 
@@ -60,6 +61,8 @@ class Objective:
 
     Attributes:
         group_ids: group of each language id, 0 for the original languages.
+        localized_coef: of LoRAMoE's balancing constraint, where a model has LoRA experts.
+        localized_delta: how far it leans; see `losses.localized_balancing_loss`.
         owned_experts: per MoE layer, how many experts it had once each group was added; only the
             group prior reads it.
     """
@@ -71,6 +74,8 @@ class Objective:
     prior_form: PriorForm
     router_z_coef: float
     classifier_coef: float = 0.0
+    localized_coef: float = 0.0
+    localized_delta: float = 0.0
     owned_experts: tuple[tuple[int, ...], ...] = ()
 
     @property
@@ -93,7 +98,8 @@ class Objective:
 class MicroBatch:
     """What one forward pass gave.
 
-    The losses on routing are zero for a dense model.
+    The losses on routing are zero for a dense model; of one with LoRA experts, `balance` is the
+    localized balancing constraint.
 
     Attributes:
         total: what is minimised, weighted so that the mean gradient over ranks is the step's.
@@ -155,7 +161,10 @@ def compute_losses(
         step: counts of the whole optimizer step.
     """
     is_routed = any(isinstance(module, Router) for module in model.modules())
-    with record_routing(model) if is_routed else nullcontext(RoutingRecord()) as routing:
+    with (
+        record_routing(model) if is_routed else nullcontext(RoutingRecord()) as routing,
+        record_mixing() as mixing,
+    ):
         logits = model(**packed_model_inputs(batch)).logits
     nats = _token_nats(logits, batch["labels"])
     by_language, labels = _sum_by_language(nats, batch, objective.num_languages)
@@ -187,7 +196,12 @@ def compute_losses(
     summed = summed + objective.classifier_coef * classifier
     if objective.balance_scope == "global":
         balance = balance + (step.ranks - 1) * (balance - balance.detach())
-    averaged = objective.balance_coef * balance + objective.router_z_coef * z
+    balance_coef = objective.balance_coef
+    if mixing:
+        kinds = [mask.view_as(batch["language_ids"]) for mask in (is_original, is_real)]
+        balance = localized_balancing_loss(mixing, *kinds, delta=objective.localized_delta)
+        balance_coef = objective.localized_coef
+    averaged = balance_coef * balance + objective.router_z_coef * z
     return MicroBatch(
         total=summed * step.ranks + averaged / step.micro_batches,
         nats=by_language,

@@ -5,7 +5,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from polycycle.errors import PolycycleError, TrainingError
 from polycycle.languages import LanguageGroups
-from polycycle.modeling import frozen_expert_only
+from polycycle.modeling import frozen_expert_only, why_no_dense_reference
 from polycycle.ranks import any_rank, join_ranks, num_ranks
 from polycycle.surgery import TrainingStage, freeze_for
 from polycycle.training.alarms import Alarms, RaisedAlarm
@@ -102,7 +102,10 @@ def train_stage(
     """
     join_ranks()
     output_dir.mkdir(parents=True, exist_ok=True)
-    names = _trained_names(model) if stage == "baseline" else freeze_for(model, stage)
+    if stage == "baseline":
+        names = _trained_names(model)
+    else:
+        names = freeze_for(model, stage, trains=settings.trains)
     checkpoint = latest_checkpoint(output_dir)
     cut_metrics(output_dir, -1 if checkpoint is None else step_of(checkpoint))
     trainer = _build(model, dataset, groups, output_dir, settings, validate, kept, tell, stage)
@@ -148,7 +151,9 @@ def _build(
     if validate is not None:
         if not is_sharded(model):
             model.to(args.device)  # the Trainer would do it only later
-        with frozen_expert_only():  # a baseline starts as its base
+        # A baseline starts as its base. What has none any more is held to what it starts as.
+        has_base = why_no_dense_reference(model.config.to_dict()) is None
+        with frozen_expert_only() if has_base else nullcontext():
             base = validate(model)
         to_keep |= {tag: base[tag] for tag in groups.all_original if tag in base}
     trainer = RoutedTrainer(
@@ -164,6 +169,8 @@ def _build(
             prior_form=settings.prior_form,
             router_z_coef=settings.router_z_coef,
             classifier_coef=settings.classifier_coef,
+            localized_coef=settings.localized_coef,
+            localized_delta=settings.localized_delta,
         ),
         monitor=Monitor(groups),
         alarms=Alarms(settings.alarms, groups, to_keep, total_steps),

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from polycycle.losses import PriorForm
+from polycycle.surgery import Trains
 
 BalanceScope = Literal["global", "micro_batch"]
 
@@ -44,6 +45,9 @@ class TrainSettings:
     prior_form: PriorForm = "paper"
     router_z_coef: float = 0.0
     classifier_coef: float = 0.0
+    trains: Trains = "new_experts"
+    localized_coef: float = 0.0
+    localized_delta: float = 0.0
     log_every_steps: int = 10
     validate_every_steps: int | None = None
     save_every_steps: int | None = None
