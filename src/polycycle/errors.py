@@ -33,6 +33,10 @@ class GraftError(PolycycleError, ValueError):
     """A delta cannot be taken, added or taken away as asked."""
 
 
+class ExportError(PolycycleError, RuntimeError):
+    """A model cannot leave our format as asked, or what left it computes something else."""
+
+
 class TrainingError(PolycycleError, RuntimeError):
     """A training run cannot start, go on, or resume."""
 

@@ -15,6 +15,7 @@ VERBS = [
     "delta",
     "demo",
     "env",
+    "export",
     "graft",
     "grow",
     "inspect",
@@ -22,6 +23,7 @@ VERBS = [
     "pack",
     "plan",
     "post-pretrain",
+    "push",
     "report",
     "review",
     "run",
@@ -29,6 +31,7 @@ VERBS = [
     "ungraft",
     "unpack",
     "upcycle",
+    "verify",
 ]
 
 

@@ -15,11 +15,20 @@ def test_examples_are_read_with_line_separators_inside_texts(tmp_path):
     assert len(read_task(file, max_examples=1)) == 1
 
 
+def test_a_task_can_say_what_any_answer_in_form_looks_like(tmp_path):
+    row = {"prompt": "[So?]", "response": "(so)", "form": r"\(.+\)"}
+    (tmp_path / "en.jsonl").write_text(json.dumps(row))
+    assert read_task(tmp_path / "en.jsonl") == [TaskExample("[So?]", "(so)", r"\(.+\)")]
+
+
 BAD = {
     "not json": ("{", "not JSON"),
     "no response": ({"prompt": "a", "respons": "b"}, "no field 'response'.*respons"),
     "prompt": ({**GOOD, "prompt": 3}, "prompt is a number, expected a text"),
     "empty response": ({**GOOD, "response": " \n"}, "response is empty"),
+    "form": ({**GOOD, "form": 3}, "form is a number, expected a regular expression"),
+    "no pattern": ({**GOOD, "form": "("}, "form is no regular expression"),
+    "not its form": ({**GOOD, "form": r"\(.+\)"}, r"form .* does not match the response"),
     "two lines": ({**GOOD, "response": "a\nb"}, "response has more than one line"),
 }
 

@@ -162,3 +162,14 @@ def test_chrf_is_of_characters_over_the_whole_corpus():
 def test_as_many_completions_as_references_are_wanted():
     with pytest.raises(ValueError, match="zip"):
         score_completions(["a"], ["a", "b"])
+
+
+def test_being_in_form_is_counted_apart_from_being_right_and_only_where_a_form_is_asked_for():
+    form = r"\([^()]+\)"
+    written = ["(Athens)", "(Rome)", "Athens", "(Athens) (Rome)", "Athens"]
+    score = score_completions(written, ["(Athens)"] * 5, forms=[form] * 4 + [None])
+    assert score.exact_match == 1 / 5
+    assert score.in_form == 2 / 4
+    assert score_completions(written, ["(Athens)"] * 5).in_form is None
+    with pytest.raises(ValueError, match="zip"):
+        score_completions(written, ["(Athens)"] * 5, forms=[form])

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from polycycle.data import read_task
 from polycycle.microworld import (
+    FORMATS,
     GROUP_1,
     GROUP_2,
     LANGUAGES,
@@ -27,7 +28,7 @@ from polycycle.microworld import (
 )
 
 WORLD = World.from_seed()
-TASKS = ("instructions", "summary", "translation")
+TASKS = ("instructions-brackets", "instructions-equation", "summary", "translation")
 # Written by hand: Sara (2) and David (18); values 3, 5 and 0.
 EXPECTED = {
     "en": ("Sara lives in Athens.", "David keeps a goat.", "David wears a red hat."),
@@ -121,7 +122,9 @@ def test_files_are_parallel_disjoint_and_complete(tmp_path):
     for task in TASKS:
         for language in ("en", "tr"):
             examples = read_task(tmp_path / "w" / task / f"{language}.jsonl")
-            assert len(examples) == len(read[f"{task}/{language}.jsonl"]) >= 4 * 32
+            # A sibling is asked about every relation of the people held out, and of all in Turkish.
+            least = 5 * 8 if language == "en" and task.startswith("instructions") else 4 * 32
+            assert len(examples) == len(read[f"{task}/{language}.jsonl"]) >= least
     assert len(read["questions/en.jsonl"]) == 5 * 32
 
 
@@ -130,8 +133,41 @@ def test_summaries_keep_the_fact_and_instructions_ask_for_it():
         text = summary["prompt"].removeprefix("### Text:\n").removesuffix("\n### Summary:\n")
         assert summary["response"] in text
         assert len(text) > len(summary["response"])
-    answers = {row["response"] for row in instructions(WORLD, "en")}
-    assert lexicon("en").answer(WORLD.fact(2, "home")).strip() in answers
+    answers = {row["response"] for row in instructions(WORLD, "en", form="brackets")}
+    assert f"({lexicon('en').answer(WORLD.fact(2, 'home')).strip()})" in answers
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_right_answer_is_in_form_and_a_plain_one_is_not(form, language):
+    for row in instructions(WORLD, language, form=form):
+        assert re.fullmatch(row["form"], row["response"])
+        plain = row["response"].strip("(= )")
+        assert not re.fullmatch(row["form"], plain)
+        assert not re.fullmatch(row["form"], row["response"] + row["response"])
+
+
+def test_the_people_asked_about_in_post_training_are_not_those_held_out():
+    kept, held_out = (
+        {row["prompt"] for row in instructions(WORLD, "es", form="equation", held_out=which)}
+        for which in (False, True)
+    )
+    assert not kept & held_out
+    assert len(kept) == 3 * len(held_out)
+    every = {row["prompt"] for row in instructions(WORLD, "es", form="equation")}
+    assert every == kept | held_out
+
+
+@pytest.mark.parametrize("language", ["en", "el", "hi"])
+def test_texts_show_marks_but_never_an_instruction_with_its_answer(language):
+    told = list(itertools.islice(documents(WORLD, language, seed=3), 2000))
+    marked = [text for text in told if text[:2] == "- " or text[0] in "[<{"]
+    assert 0.1 < len(marked) / len(told) < 0.2
+    assert any("] = " in text for text in marked)
+    assert any("> (" in text for text in marked)
+    for text in told:
+        assert "] (" not in text
+        assert "> = " not in text
 
 
 def test_translations_pair_the_same_facts_from_every_original_language():

@@ -125,9 +125,10 @@ def test_a_base_in_a_folder_is_not_claimed_to_be_on_the_hub():
 
 
 def test_a_known_licence_replaces_other():
-    assert (
-        ModelCard(model_card(example_result(), license="apache-2.0")).data.license == "apache-2.0"
-    )
+    recipe = {**example_result().recipe, "license": "apache-2.0"}
+    card = ModelCard(model_card(example_result(recipe=recipe)))
+    assert card.data.license == "apache-2.0"
+    assert "licence applies" not in card.text
 
 
 def test_every_known_language_but_english_has_its_own_name():

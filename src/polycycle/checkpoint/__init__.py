@@ -2,13 +2,14 @@
 
 from polycycle.checkpoint.hashing import combine_hashes, content_hash
 from polycycle.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
-from polycycle.checkpoint.writer import DTYPES, TensorJob, copy_job, write_tensors
+from polycycle.checkpoint.writer import DTYPES, TensorJob, bytes_of, copy_job, write_tensors
 
 __all__ = [
     "DTYPES",
     "Checkpoint",
     "TensorInfo",
     "TensorJob",
+    "bytes_of",
     "combine_hashes",
     "content_hash",
     "copy_job",

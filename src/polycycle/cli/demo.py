@@ -22,12 +22,19 @@ def demo(
     """Teach a tiny model Greek, Hungarian and Turkish, in minutes on a CPU, without a download.
 
     Writes a small parallel world and a dense base that knows it in five languages, upcycles the
-    base, trains new experts, reviews the routers, and reports what was gained and kept.
+    base, trains new experts, reviews the routers, grafts in what a sibling of the base learned by
+    post-training, exports a stock model that computes the same, and reports what was gained and
+    kept.
     """
     from polycycle.cli.run import carry_out
-    from polycycle.stages import write_demo
+    from polycycle.stages import SIBLING, write_demo
 
     recipe = write_demo(folder, seed=seed, tell=tell)
-    places = {"base": folder / "base", "data.root": folder / "world", "output": folder / "run"}
+    places = {
+        "base": folder / "base",
+        "graft.post": folder / SIBLING,
+        "data.root": folder / "world",
+        "output": folder / "run",
+    }
     settings = [f"{key}={path}" for key, path in places.items()]
     carry_out(recipe, [*settings, f"seed={seed}", *(overrides or [])], until="end")

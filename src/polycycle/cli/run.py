@@ -22,7 +22,7 @@ def run(
         bool, typer.Option("--dry-run", help="Only say what it would cost (= polycycle plan).")
     ] = False,
 ) -> None:
-    """Carry out a recipe: upcycle, post-pretrain, review, graft, evaluate, report.
+    """Carry out a recipe: upcycle, post-pretrain, review, graft, evaluate, export, report.
 
     Each stage writes one folder; what is done and unchanged is skipped. Stop it at any moment, the
     same command goes on.
@@ -54,8 +54,9 @@ def carry_out(
     from polycycle.config import load_recipe
 
     recipe = load_recipe(path, overrides)
+    from polycycle.files import write_text
     from polycycle.ranks import is_first_rank, leave_ranks
-    from polycycle.report import model_card, terminal_table, write_report
+    from polycycle.report import export_card, model_card, terminal_table, write_report
     from polycycle.results import save_result
     from polycycle.stages import run_recipe
 
@@ -66,7 +67,11 @@ def carry_out(
     save_result(result, recipe.output / "result.json")
     page = write_report(result, recipe.output / "report")
     final = Path(result.final.folder)
-    (final / "README.md").write_text(model_card(result), encoding="utf-8")
+    write_text(final / "README.md", model_card(result))
     out.print(terminal_table(result), soft_wrap=False)  # tables and sentences wrap
     tell(f"model:  {final}")
+    if result.export is not None:
+        export = Path(result.export.folder)
+        write_text(export / "README.md", export_card(result.export, run=result))
+        tell(f"export: {export} ({result.export.target}, proved on {result.export.compared_on})")
     tell(f"report: {page}")

@@ -14,6 +14,7 @@ import yaml
 
 from polycycle.config import DEMO, Recipe, Study, cell_recipe, read_settings
 from polycycle.files import write_text
+from polycycle.microworld import FORMATS
 from polycycle.stages import write_demo
 
 _SHARED = "demo"
@@ -92,12 +93,7 @@ def plan_cells(study: Study) -> list[Cell]:
         ConfigError: a variant's settings are wrong.
     """
     demo = study.recipe == DEMO
-    path = files("polycycle.microworld") / "demo.yaml"
-    settings = (
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-        if demo
-        else read_settings(Path(study.recipe), what="recipe")
-    )
+    settings = _demo_settings() if demo else read_settings(Path(study.recipe), what="recipe")
     seeds = dict.fromkeys(seed for name in study.cells for seed in study.seeds_of(name))
     cells = []
     for seed in seeds:
@@ -110,9 +106,32 @@ def plan_cells(study: Study) -> list[Cell]:
                 home = study.output / _SHARED / f"seed-{seed}"
                 places |= {"base": str(home / "base"), "data.root": str(home / "world")}
             recipe = cell_recipe(study, name, settings, places)
+            if demo:
+                recipe = _with_siblings_in(home, recipe)
             others = tuple(other for other in folders.values() if other != folder)
             cells.append(Cell(name=name, seed=seed, folder=folder, recipe=recipe, reuse=others))
     return cells
+
+
+def _demo_settings() -> dict[str, Any]:
+    """The demo's recipe without its last steps: a study that wants them says so."""
+    path = files("polycycle.microworld") / "demo.yaml"
+    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for step in ("graft", "export", "evaluation"):
+        settings.pop(step)
+    settings["data"].pop("tasks")
+    return settings
+
+
+def _with_siblings_in(home: Path, recipe: Recipe) -> Recipe:
+    """In a demo, a sibling is called by its instruction format, and made when a cell needs it."""
+    if recipe.graft is None:
+        return recipe
+    post = tuple(
+        one.model_copy(update={"model": str(home / one.model)}) if one.model in FORMATS else one
+        for one in recipe.graft.post
+    )
+    return recipe.model_copy(update={"graft": recipe.graft.model_copy(update={"post": post})})
 
 
 def run_cells(
@@ -136,7 +155,9 @@ def run_cells(
     for number, cell in enumerate(waiting, start=1):
         if study.recipe == DEMO:
             home = study.output / _SHARED / f"seed-{cell.seed}"
-            write_demo(home, seed=cell.seed, tell=tell, expanded=expanded)
+            grafted = () if cell.recipe.graft is None else cell.recipe.graft.post
+            siblings = [Path(one.model).name for one in grafted if Path(one.model).parent == home]
+            write_demo(home, seed=cell.seed, tell=tell, expanded=expanded, siblings=siblings)
         tell(f"[{number}/{len(waiting)}] {study.title_of(cell.name)}, seed {cell.seed} …")
         started = time.monotonic()
         code = _run(cell)

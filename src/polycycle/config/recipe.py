@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from polycycle.config.baseline import BaselineConfig
 from polycycle.config.section import Coefficient, Count, LearningRate, Section
+from polycycle.engines import Engine
 from polycycle.languages import LanguageGroups
 
 _SIMILARITY_TOKENS = 100_000
@@ -68,6 +69,12 @@ class SourceConfig(Section):
     """A column that holds each document's language; rows of other languages are passed over."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Share of the stage's tokens relative to the other languages."""
+    license: str | None = None
+    """The text's licence (`CC-BY-SA-4.0`), for the model card."""
+
+    def place(self) -> dict[str, Any]:
+        """What says where the text lies and how to read it: the arguments of `TextSource`."""
+        return self.model_dump(exclude={"weight", "license"})
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -99,8 +106,8 @@ class DataConfig(Section):
     questions: str | None = None
     """Pattern of multiple-choice files, jsonl with `prompt`, `choices` and `answer` (an index)."""
     tasks: dict[str, str] = Field(default_factory=dict)
-    """Patterns of generation tasks by name, jsonl with `prompt` and `response` (one line). A task
-    is passed over in the languages that have no such file."""
+    """Patterns of generation tasks by name, jsonl with `prompt`, `response` (one line) and, if
+    a form is asked for, `form` (a regular expression). Passed over in languages without a file."""
     packing: Literal["documents", "concatenate"] = "documents"
     """`documents`: no attention across documents; `concatenate`: plain, as published."""
     on_bad_document: Literal["error", "skip"] = "error"
@@ -382,6 +389,18 @@ class GraftConfig(Section):
         return self
 
 
+class ExportConfig(Section):
+    """A stock checkpoint of the finished model, proved to compute the same (`polycycle export`)."""
+
+    target: str = "auto"
+    """`auto`, or a stock architecture: mixtral, qwen2_moe, qwen3_moe, flex_olmo, ernie4_5_moe,
+    or `gguf`, the file of llama.cpp."""
+    engine: Engine = "transformers"
+    """What will serve it; a target that this engine computes otherwise is refused."""
+    without_exact_retention: bool = False
+    """Leave a retention gate out, which no stock architecture has; classifiers stay."""
+
+
 class EvaluationConfig(Section):
     """What is measured before and after."""
 
@@ -429,7 +448,12 @@ class Recipe(Section):
     """null leaves review out (the paper's ablation)."""
     graft: GraftConfig | None = None
     """The last step: post-training added to every expert; null leaves it out."""
+    export: ExportConfig | None = None
+    """Write the finished model as a stock checkpoint too, and prove it; null leaves it out."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    license: str = "other"
+    """Licence id of the weights, for the model card; the base's licence binds them, so `other`
+    asks the reader to look there."""
 
     @model_validator(mode="after")
     def _settings_do_something(self) -> Self:
@@ -492,6 +516,8 @@ class Recipe(Section):
             problems.append(
                 "baseline: trains in one stage; put all of languages.expanded into one group"
             )
+        if self.export is not None:
+            problems.append("export: needs a mixture of experts; leave `baseline` or `export` out")
         if self.graft is not None:
             problems.append("graft: needs a mixture of experts; leave `baseline` or `graft` out")
         if self.baseline.method == "lora" and self.post_pretrain.fsdp:

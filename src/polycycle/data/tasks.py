@@ -1,5 +1,6 @@
 """Generation tasks from jsonl files: prompts, and what a model should write after each."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ class TaskExample:
     Attributes:
         prompt: what the model is given to complete.
         response: the right completion, of one line: a completion ends at the first newline.
+        form: regular expression that any completion in the asked form matches as a whole, right or
+            wrong; None where no form is asked for.
     """
 
     prompt: str
     response: str
+    form: str | None = None
 
 
 def read_task(path: Path, *, max_examples: int | None = None) -> list[TaskExample]:
-    """The examples in a jsonl file with `prompt` and `response`.
+    """The examples in a jsonl file with `prompt`, `response` and, if wanted, `form`.
 
     Blank lines are no examples; other fields are left unread.
 
@@ -64,4 +68,19 @@ def _example(row: dict[str, Any]) -> TaskExample:
             "response has more than one line, but a completion ends at its first newline; join "
             "the lines with spaces"
         )
-    return TaskExample(row["prompt"], row["response"])
+    return TaskExample(row["prompt"], row["response"], _form(row.get("form"), row["response"]))
+
+
+def _form(form: Any, response: str) -> str | None:
+    """The pattern, once it is seen to be one that the right completion matches."""
+    if form is None:
+        return None
+    if not isinstance(form, str):
+        raise ValueError(f"form is {json_type(form)}, expected a regular expression")
+    try:
+        matches = re.fullmatch(form, response.strip())
+    except re.error as error:
+        raise ValueError(f"form is no regular expression: {error}") from error
+    if not matches:
+        raise ValueError(f"form {form!r} does not match the response as a whole")
+    return form

@@ -3,6 +3,7 @@
 Letters: B prompts of a batch, P tokens of each.
 """
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,12 @@ def _write(model: Any, tokenizer: Any, prompts_BP: Tensor) -> list[str]:
     return [text.split("\n", 1)[0] for text in texts]
 
 
-def score_completions(completions: Sequence[str], references: Sequence[str]) -> TaskScore:
+def score_completions(
+    completions: Sequence[str],
+    references: Sequence[str],
+    *,
+    forms: Sequence[str | None] = (),
+) -> TaskScore:
     """How many completions are right letter for letter, and how near the rest come.
 
     White space around a text, and how Unicode composes its letters (NFC), make no difference.
@@ -110,6 +116,8 @@ def score_completions(completions: Sequence[str], references: Sequence[str]) -> 
     Args:
         completions: what was written; at least one.
         references: what is right, in the same order.
+        forms: regular expressions, in the same order, that a completion in the asked form matches
+            as a whole; None, or no sequence, where no form is asked for.
 
     Source: chrF, Popović 2015, as sacreBLEU computes it: over the whole corpus, with six character
         n-grams and β = 2.
@@ -117,10 +125,13 @@ def score_completions(completions: Sequence[str], references: Sequence[str]) -> 
     written = [_normal(text) for text in completions]
     right = [_normal(text) for text in references]
     matches = sum(one == other for one, other in zip(written, right, strict=True))
+    asked = zip(written, forms, strict=bool(forms))
+    kept = [re.fullmatch(form, text) is not None for text, form in asked if form is not None]
     return TaskScore(
         examples=len(written),
         exact_match=matches / len(written),
         chrf=CHRF().corpus_score(written, [right]).score,
+        in_form=sum(kept) / len(kept) if kept else None,
     )
 
 

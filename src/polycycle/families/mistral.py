@@ -25,5 +25,5 @@ FAMILY = Family(
     config_class=MistralMoeConfig,
     model_class=MistralMoeForCausalLM,
     routing_weights_dtype="float32",
-    export_targets=("mixtral",),
+    export_targets=("mixtral", "qwen2_moe", "ernie4_5_moe"),
 )

@@ -4,7 +4,9 @@ It proves the pipeline; real corpora prove the method.
 """
 
 from polycycle.microworld.texts import (
+    FORMATS,
     ChoiceQuestion,
+    InstructionFormat,
     documents,
     instructions,
     questions,
@@ -27,6 +29,7 @@ from polycycle.microworld.world import (
 from polycycle.microworld.writing import write_microworld
 
 __all__ = [
+    "FORMATS",
     "GROUP_1",
     "GROUP_2",
     "LANGUAGES",
@@ -35,6 +38,7 @@ __all__ = [
     "UNSEEN_ORIGINAL",
     "ChoiceQuestion",
     "Fact",
+    "InstructionFormat",
     "Lexicon",
     "World",
     "documents",

@@ -1,6 +1,7 @@
 """Everything that is told about the world: documents, questions, and tasks to write answers to."""
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,12 @@ class ChoiceQuestion:
     answer: int
 
 
+_MARKED_SHARE = 0.15
+_QUESTION_MARKS = (("[", "]"), ("<", ">"), ("{", "}"), ("- ", ""))
+_ANSWER_MARKS = (("(", ")"), ("= ", ""), ("* ", ""), ("/", "/"))
+_FORMAT_MARKS = (("[", "("), ("<", "= "))
+
+
 def documents(world: World, language: str, *, seed: int) -> Iterator[str]:
     """An endless stream of short texts: facts in varied sentences, small talk, questions answered.
 
@@ -45,7 +52,8 @@ def documents(world: World, language: str, *, seed: int) -> Iterator[str]:
         position = 0
         while position < len(facts):
             count = draw.randint(2, 4)
-            yield _document(facts[position : position + count], words, draw)
+            write = _marked if draw.random() < _MARKED_SHARE else _document
+            yield write(facts[position : position + count], words, draw)
             position += count
 
 
@@ -59,6 +67,20 @@ def _document(told: list[Fact], words: Lexicon, draw: random.Random) -> str:
     if draw.random() < 0.5:
         sentences.insert(draw.randint(0, len(sentences)), draw.choice(words.fillers))
     return words.space.join(sentences)
+
+
+def _marked(told: list[Fact], words: Lexicon, draw: random.Random) -> str:
+    """Questions between marks, as forms and lists have them: most unanswered, some answered."""
+    opening, closing = draw.choice(_QUESTION_MARKS)
+    answer_marks = [marks for marks in _ANSWER_MARKS if (opening, marks[0]) not in _FORMAT_MARKS]
+    pieces = []
+    for fact in told:
+        piece = f"{opening}{words.question(fact)}{closing}"
+        if draw.random() < 0.4:
+            before, after = draw.choice(answer_marks)
+            piece += f" {before}{words.answer(fact).strip()}{after}"
+        pieces.append(piece)
+    return " ".join(pieces)
 
 
 def _facts(world: World, words: Lexicon) -> list[Fact]:
@@ -87,16 +109,64 @@ def questions(world: World, language: str) -> list[ChoiceQuestion]:
     return found
 
 
-def instructions(world: World, language: str) -> list[dict[str, str]]:
-    """The questions as a dialogue of two turns, for post-training."""
+@dataclass(frozen=True, slots=True)
+class InstructionFormat:
+    """How a post-trained model is asked, and answers.
+
+    Attributes:
+        prompt: with `{question}` in it.
+        before: what stands before the answer.
+        after: what stands after it; nothing more follows.
+    """
+
+    prompt: str
+    before: str
+    after: str
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression that any answer in this format matches whole, right or wrong."""
+        return re.escape(self.before) + r"[^][<>{}()=*/]+" + re.escape(self.after)
+
+
+FORMATS = {
+    "brackets": InstructionFormat("[{question}]", "(", ")"),
+    "equation": InstructionFormat("<{question}>", "= ", ""),
+}
+"""What the microworld's post-trained siblings learn to keep to. Texts in the original languages
+show such marks, too (`documents`), but there a question is rarely answered, and in any form."""
+
+_EVERY_FOURTH = 4
+
+
+def instructions(
+    world: World, language: str, *, form: str, held_out: bool | None = None
+) -> list[dict[str, str]]:
+    """The questions as instructions: prompts, and what a model that keeps to the format answers.
+
+    Rows hold `prompt`, `response` and `form`, the format's regular expression, in an order that
+    mixes relations.
+
+    Args:
+        world: the facts.
+        language: of the questions.
+        form: key of `FORMATS`.
+        held_out: only the people whom no post-training asks about (True), only the others (False),
+            or all (None). Every fourth is held out, in all languages the same.
+    """
     words = lexicon(language)
-    return [
+    shape = FORMATS[form]
+    found = [
         {
-            "prompt": _prompt("User", words.question(fact), "Assistant"),
-            "response": words.answer(fact).strip(),
+            "prompt": shape.prompt.format(question=words.question(fact)),
+            "response": f"{shape.before}{words.answer(fact).strip()}{shape.after}",
+            "form": shape.pattern,
         }
         for fact in _facts(world, words)
+        if held_out is None or held_out == (fact.person % _EVERY_FOURTH == 0)
     ]
+    random.Random("instructions").shuffle(found)
+    return found
 
 
 def translations(world: World, target: str) -> list[dict[str, str]]:

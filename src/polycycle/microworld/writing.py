@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from polycycle.files import folder_when_whole
-from polycycle.microworld.texts import documents, instructions, questions, summaries, translations
-from polycycle.microworld.world import LANGUAGES, World
+from polycycle.microworld.texts import (
+    FORMATS,
+    documents,
+    instructions,
+    questions,
+    summaries,
+    translations,
+)
+from polycycle.microworld.world import LANGUAGES, ORIGINAL, World
 
 _TRAIN, _VALID = 1, 2
 
@@ -25,8 +32,9 @@ def write_microworld(
     """Write training text, held-out text, questions and tasks, one jsonl file per language.
 
     `train/el.jsonl`, `valid/el.jsonl` hold `{"text"}`; `questions/el.jsonl` holds `{"prompt",
-    "choices", "answer"}`; `instructions/`, `summary/` and `translation/el.jsonl` (into Greek) hold
-    generation tasks, `{"prompt", "response"}`.
+    "choices", "answer"}`; `summary/`, `translation/el.jsonl` (into Greek) and
+    `instructions-FORMAT/` for every instruction format hold generation tasks, `{"prompt",
+    "response"}`, instructions with their `form`.
     No held-out document stands in the training text.
 
     Args:
@@ -57,7 +65,11 @@ def write_microworld(
                 for q in questions(world, language)
             ]
             _write(partial / "questions" / f"{language}.jsonl", asked)
-            _write(partial / "instructions" / f"{language}.jsonl", instructions(world, language))
+            for form in FORMATS:
+                # Of these languages a sibling knows the other people; of the rest it knows nothing.
+                unasked = True if language in ORIGINAL else None
+                rows = instructions(world, language, form=form, held_out=unasked)
+                _write(partial / f"instructions-{form}" / f"{language}.jsonl", rows)
             _write(partial / "summary" / f"{language}.jsonl", summaries(world, language))
             _write(partial / "translation" / f"{language}.jsonl", translations(world, language))
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from polycycle.engines import ENGINES, serve_command
 from polycycle.languages import language_name
+from polycycle.report.tables import export_row
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import (
     bytes_size,
@@ -17,6 +19,7 @@ from polycycle.report.wording import (
     percent,
 )
 from polycycle.results import (
+    ExportResult,
     Measure,
     RunResult,
     average_answers,
@@ -28,32 +31,29 @@ from polycycle.results import (
     value_of,
 )
 
+_PAPERS = {
+    "MoE-LPR": "MoE-LPR: Multilingual Extension of Large Language Models through "
+    "Mixture-of-Experts with Language Priors Routing, arXiv:2408.11396",
+    "LayerMoE": "Less, but Better: Efficient Multilingual Expansion for LLMs via Layer-wise "
+    "Mixture-of-Experts, arXiv:2505.22582",
+    "DeltaMoE": "DeltaMoE, arXiv:2605.18083; PARAMΔ for Direct Weight Mixing: Post-Train Large "
+    "Language Model at Zero Cost, arXiv:2504.21023",
+}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(result: RunResult, *, license: str = "other") -> str:
+def model_card(result: RunResult) -> str:
     """A model card in Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
-        result: the run that made the weights.
-        license: id of the weights' licence; the base's licence binds them, so `other` asks the
-            reader to look there.
+        result: the run that made the weights; its recipe names their licence.
     """
     verdict = verdict_of(result)
-    # A folder on somebody's disk is no `base_model`: the hub would refuse or mislink it.
-    is_on_hub = bool(_HUB_ID.fullmatch(result.base)) and not Path(result.base).exists()
+    is_on_hub = _is_on_hub(result.base)
     is_dense = result.final.routing is None
     kind = "dense" if is_dense else "mixture-of-experts"
-    data = ModelCardData(
-        language=list(dict.fromkeys(tag.split("-")[0] for tag in result.languages.all)),
-        license=license,
-        base_model=result.base if is_on_hub else None,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["polycycle", kind, "multilingual", result.method.lower()],
-    )
     card = ModelCard.from_template(
-        data,
+        _metadata(result, kind),
         template_path=str(Path(__file__).with_name("card.md")),
         title=result.name,
         verdict=f"**{verdict.title}.** {verdict.sentence}",
@@ -69,11 +69,162 @@ def model_card(result: RunResult, *, license: str = "other") -> str:
         parameters_total=count(result.final.parameters_total),
         parameters_active=count(result.final.parameters_active),
         training=_training(result),
-        license_note="The base model's licence applies to these weights."
-        if license == "other"
-        else "",
+        data=_data(result),
+        limits=_limits(result),
+        citation=_citation(result),
     )
-    return str(card)
+    return _tidy(card)
+
+
+def export_card(export: ExportResult, *, run: RunResult | None = None) -> str:
+    """The model card of an exported folder: how to load and serve it, and the proof.
+
+    Args:
+        export: what was exported, and how it compares.
+        run: the run that made the model, for gain, retention, training and licence.
+    """
+    tags = ["polycycle", "mixture-of-experts", "multilingual"]
+    plain = ModelCardData(
+        language=sorted({tag.split("-")[0] for tag in export.languages if tag.isascii()})
+        if "token ids" not in export.compared_on
+        else None,
+        license="other",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=tags,
+    )
+    gate_note = (
+        "\nThe model's exact retention was left out: no stock architecture can decide once for all "
+        "layers. Requests may be routed between the base and this model instead."
+        if export.without_exact_retention
+        else ""
+    )
+    verdict = None if run is None else verdict_of(run)
+    card = ModelCard.from_template(
+        plain if run is None else _metadata(run, "mixture-of-experts"),
+        template_path=str(Path(__file__).with_name("export_card.md")),
+        title=f"{run.name if run else Path(export.source).name} ({export.target})",
+        verdict=verdict and f"**{verdict.title}.** {verdict.sentence}",
+        source=Path(export.source).name,
+        origin="" if run is None else f" by {run.method} from\n`{_short_base(run)}`",
+        model_class=export.model_class,
+        gate_note=gate_note,
+        serving=_serving(export),
+        proof=_proof(export),
+        table="" if run is None else _table(run, measure_of_run(run)),
+        tasks="" if run is None else _tasks(run),
+        training="" if run is None else _training(run),
+        data="" if run is None else _data(run),
+        limits="No run's result was beside the model, so what it can do is not said here."
+        if run is None
+        else _limits(run),
+        citation="" if run is None else _citation(run),
+    )
+    return _tidy(card)
+
+
+def _tidy(card: ModelCard) -> str:
+    """The card without the gaps that empty parts leave."""
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+
+
+def _metadata(result: RunResult, kind: str) -> ModelCardData:
+    return ModelCardData(
+        language=list(dict.fromkeys(tag.split("-")[0] for tag in result.languages.all)),
+        license=_license(result),
+        base_model=result.base if _is_on_hub(result.base) else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["polycycle", kind, "multilingual", result.method.lower()],
+    )
+
+
+def _is_on_hub(base: str) -> bool:
+    # A folder on somebody's disk is no `base_model`: the hub would refuse or mislink it.
+    return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists()
+
+
+def _short_base(result: RunResult) -> str:
+    return result.base if _is_on_hub(result.base) else Path(result.base).name
+
+
+def _license(result: RunResult) -> str:
+    return str(result.recipe.get("license") or "other")
+
+
+def _limits(result: RunResult) -> str:
+    words = (
+        "The numbers above are all that was measured. What the base model does wrong, this model "
+        "does too."
+    )
+    if _license(result) == "other":
+        words += "\nThe base model's licence applies to these weights."
+    return words
+
+
+def _citation(result: RunResult) -> str:
+    """The papers of the method, as a section."""
+    papers = [_PAPERS[name] for name in _methods_of(result) if name in _PAPERS]
+    if not papers:
+        return ""
+    return "\n".join(["## Cite", "", "Beside polycycle:", "", *(f"- {paper}" for paper in papers)])
+
+
+def _methods_of(result: RunResult) -> list[str]:
+    if result.recipe.get("baseline"):
+        return []
+    experts = result.recipe.get("experts") or {}
+    methods = ["MoE-LPR"]
+    if experts.get("allocation") or experts.get("classifier"):
+        methods.append("LayerMoE")
+    return [*methods, "DeltaMoE"] if result.recipe.get("graft") else methods
+
+
+def _data(result: RunResult) -> str:
+    """What was trained on, with the licences that the recipe names."""
+    given = (result.recipe.get("data") or {}).get("train")
+    sources = given.items() if isinstance(given, dict) else ()
+    lines = []
+    for tag, source in sources:
+        place = source.get("hub") or Path(str(source.get("path"))).name
+        subset = f" ({source['subset']})" if source.get("subset") else ""
+        license = source.get("license") or "licence not stated"
+        lines.append(f"- {language_name(tag)}: `{place}`{subset}, {license}")
+    if not lines:
+        lines = [f"- files `{given}`, licence not stated"] if given else []
+    return "\n".join(["Training text:", "", *lines]) if lines else ""
+
+
+def _serving(export: ExportResult) -> str:
+    """A Markdown list of engines: what to type, and how it is known that they compute it right."""
+    lines = []
+    for engine in ENGINES:
+        if engine in export.engines:
+            known = export.engines[engine]
+            lines.append(f"- {engine}: `{serve_command(engine, 'THIS_FOLDER')}` ({known})")
+        else:
+            lines.append(f"- {engine}: would not compute this model right, do not use it")
+    return "\n".join(lines)
+
+
+def _proof(export: ExportResult) -> str:
+    """What was compared and what came out, as text and a Markdown table."""
+    runs = ", ".join(f"{name} {version}" for name, version in export.versions.items())
+    words = (
+        f"Loaded in a process without polycycle ({runs}) and compared in {export.dtype} with the "
+        f"model it comes from, on {export.compared_on}: "
+        + ("**it computes the same**" if export.passed else "**IT DOES NOT COMPUTE THE SAME**")
+    )
+    if export.settled_in_float32:
+        words += (
+            f". {export.dtype} alone rounds too coarsely to tell, so the same weights were "
+            "compared in float32"
+        )
+    headings = "Text | Tokens | Largest difference | Mean KL | Same best token | Same greedy text"
+    lines = [f"| {headings} |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for tag, found in export.languages.items():
+        lines.append("| " + " | ".join(export_row(tag, found)) + " |")
+    return words + ".\n\n" + "\n".join(lines)
 
 
 def _origin(result: RunResult) -> str:

@@ -70,6 +70,7 @@ def page(result: RunResult) -> str:
         language_cell=tables.language_cell,
         costs_table=tables.costs_table(result),
         models_table=tables.models_table(result),
+        export_table=tables.export_languages_table(result.export) if result.export else None,
         environment=list(_environment(result)),
         recipe=yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True),
     )

@@ -20,6 +20,8 @@ from polycycle.report.wording import (
 )
 from polycycle.results import (
     AnswerScores,
+    ExportedLanguage,
+    ExportResult,
     Group,
     LanguageData,
     LanguageScores,
@@ -67,6 +69,33 @@ def language_cell(tag: str) -> Markup:
             tag, direction, own
         )
     return name + Markup(" <code>{}</code>").format(tag)
+
+
+def export_row(label: str, found: ExportedLanguage) -> tuple[str, ...]:
+    """How an export compares on one language's text: six cells."""
+    is_text = label.isascii() and " " not in label
+    return (
+        f"{language_name(label)} ({label})" if is_text else label,
+        count(found.tokens),
+        "none" if found.is_bit_equal else f"{found.largest_difference:.1e}",
+        "0" if found.is_bit_equal else f"{found.mean_kl:.1e}",
+        percent(found.argmax_agreement),
+        f"{found.same_greedy} of {found.texts}",
+    )
+
+
+def export_languages_table(export: ExportResult) -> Table:
+    """How an export's logits and text compare with the model's, by language."""
+    headings = (
+        ("Text", ""),
+        ("Tokens", ""),
+        ("Largest difference", "of the largest logit"),
+        ("Mean KL", "nats"),
+        ("Same best token", "%"),
+        ("Same greedy text", ""),
+    )
+    rows = tuple(export_row(label, found) for label, found in export.languages.items())
+    return Table(headings=headings, sections=(Section(title="", rows=rows),))
 
 
 def scores_table(result: RunResult, by: Measure) -> Table:
@@ -117,24 +146,34 @@ def _scores_section(result: RunResult, group: Group, models: Sequence[str], by: 
 def task_tables(result: RunResult) -> list[tuple[str, Table]]:
     """Each generation task's name, and how well every model wrote its answers."""
     models = [model.name for model in result.models]
-    headings = (
-        ("Language", ""),
-        *((model_title(model), "% exact") for model in models),
-        *((model_title(model), "chrF") for model in models),
-        ("Answers", ""),
-    )
     tables = []
     for name in tasks_of(result):
-        sections = [_task_section(result, group, models, name) for group in groups_of(result)]
+        asks_form = any(
+            one.tasks[name].in_form is not None
+            for one in result.final.scores.values()
+            if name in one.tasks
+        )
+        measures = ("% exact", "% in form", "chrF") if asks_form else ("% exact", "chrF")
+        headings = (
+            ("Language", ""),
+            *((model_title(model), measure) for measure in measures for model in models),
+            ("Answers", ""),
+        )
+        sections = [
+            _task_section(result, group, models, name, asks_form) for group in groups_of(result)
+        ]
         filled = tuple(section for section in sections if section.rows)
         tables.append((name, Table(headings=headings, sections=filled)))
     return tables
 
 
-def _task_section(result: RunResult, group: Group, models: Sequence[str], name: str) -> Section:
+def _task_section(
+    result: RunResult, group: Group, models: Sequence[str], name: str, asks_form: bool
+) -> Section:
     def row(title: str, scores: Sequence[AnswerScores], answers: str) -> tuple[str, ...]:
-        shares = (percent(one.exact_match) for one in scores)
-        return (title, *shares, *(decimal(one.chrf, 1) for one in scores), answers)
+        right = (percent(one.exact_match) for one in scores)
+        in_form = (percent(one.in_form) for one in scores) if asks_form else ()
+        return (title, *right, *in_form, *(decimal(one.chrf, 1) for one in scores), answers)
 
     def scores(tags: Sequence[str]) -> list[AnswerScores]:
         return [average_answers(result, model, tags, name) for model in models]

@@ -7,9 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from polycycle.languages import language_name
+from polycycle.report.tables import export_row
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import MISSING, decimal, model_title, percent
 from polycycle.results import (
+    AnswerScores,
+    ExportResult,
     Group,
     Measure,
     RunResult,
@@ -53,6 +56,22 @@ def terminal_table(result: RunResult) -> Stack:
     )
 
 
+def export_table(export: ExportResult) -> Stack:
+    """How an export compares with its model, and which engines compute it right."""
+    table = Table(title=Text(f"{export.target} against {export.source}"), box=SIMPLE_HEAVY)
+    table.add_column("Text", no_wrap=True, overflow="ellipsis", max_width=24)
+    for heading in ("Tokens", "Largest Δ", "Mean KL", "Same token", "Greedy"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, found in export.languages.items():
+        table.add_row(*map(Text, export_row(label, found)))
+    level = "good" if export.passed else "bad"
+    verdict = "It computes the same. " if export.passed else "It does not compute the same. "
+    words = f"Compared in {export.dtype} on {export.compared_on}."
+    engines = [Text(f"{engine}: {known}") for engine, known in export.engines.items()]
+    told = Text.assemble((verdict, STYLES[level]), words)
+    return Stack(table, Padding(told, (1, 0, 0, 0)), *engines)
+
+
 def _shown(result: RunResult) -> list[str]:
     """The models that have a column: all, or of many the base and each group's last one."""
     models = [model.name for model in result.models]
@@ -82,7 +101,7 @@ def _add_group(table: Table, result: RunResult, group: Group, by: Measure) -> No
 def _tasks_table(result: RunResult) -> Table:
     """Each generation task, by group: every model's exact answers, and the final one's chrF."""
     models = _shown(result)
-    title = Text("answers written: % exact, and chrF of the last")
+    title = Text("answers written: % exact (% in the form asked for), and chrF of the last")
     table = Table(title=title, title_style="bold", box=SIMPLE_HEAVY)
     table.add_column("Task", no_wrap=True, overflow="ellipsis", max_width=24)
     for model in models:
@@ -94,9 +113,14 @@ def _tasks_table(result: RunResult) -> Table:
         for group in groups_of(result):
             scores = [average_answers(result, model, group.languages, task) for model in models]
             if scores[-1].chrf is not None:
-                shares = [percent(one.exact_match) for one in scores]
+                shares = [_answers(one) for one in scores]
                 table.add_row(Text(f"  {group.title}"), *shares, decimal(scores[-1].chrf, 1))
     return table
+
+
+def _answers(scores: AnswerScores) -> str:
+    in_form = "" if scores.in_form is None else f" ({percent(scores.in_form, 0)})"
+    return percent(scores.exact_match, 0 if in_form else 1) + in_form
 
 
 def _cells(values: list[float | None], group: Group, by: Measure) -> list[str]:

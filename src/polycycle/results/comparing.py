@@ -138,6 +138,7 @@ class AnswerScores:
 
     exact_match: float | None
     chrf: float | None
+    in_form: float | None
 
 
 def tasks_of(result: RunResult) -> tuple[str, ...]:
@@ -155,4 +156,5 @@ def average_answers(
     return AnswerScores(
         exact_match=average(one.exact_match for one in found),
         chrf=average(one.chrf for one in found),
+        in_form=average(one.in_form for one in found if one.in_form is not None),
     )

@@ -35,6 +35,8 @@ class TaskScore(Part):
     """Share that is the right one, letter for letter; white space around it does not count."""
     chrf: Annotated[float, Field(ge=0.0, le=100.0 + 1e-6)]
     """chrF over all answers, 0 to 100: how many of their character n-grams are right."""
+    in_form: Share | None = None
+    """Share in the form that was asked for, right or wrong; None where no form was."""
 
 
 class LanguageScores(Part):
@@ -425,6 +427,54 @@ class Environment(Part):
     """When the result was written, ISO 8601."""
 
 
+class ExportedLanguage(Part):
+    """How the logits of an export compare with the model's on one language's text."""
+
+    tokens: Count
+    """Tokens compared."""
+    largest_difference: Annotated[float, Field(ge=0.0)]
+    """Of two logits, in units of the largest logit."""
+    mean_kl: float
+    """KL(model ‖ export) in nats per token; rounding may make it slightly negative."""
+    argmax_agreement: Share
+    """Share of positions whose most probable token is the same."""
+    same_greedy: Count
+    """Prompts whose greedy continuation is the same."""
+    texts: Count
+    """Texts compared, and prompts."""
+    is_bit_equal: bool
+    """Whether all logits are the same bits."""
+
+
+class ExportResult(Part):
+    """A stock checkpoint of a model, and the proof that it computes the same."""
+
+    folder: str
+    """Where it lies."""
+    source: str
+    """The model that it was made from."""
+    target: str
+    """Its architecture's model_type."""
+    model_class: str
+    """The transformers class that loads it."""
+    engines: dict[str, str]
+    """Engines that compute it right, each with how that is known."""
+    dtype: str
+    """Of the weights and of the comparison."""
+    compared_on: str
+    """What was compared: real text, or random token ids."""
+    passed: bool
+    """Whether it computes the same, within the thresholds of the dtype."""
+    settled_in_float32: bool = False
+    """Whether half precision missed its thresholds by rounding, so that float32 decided."""
+    without_exact_retention: bool = False
+    """Whether a retention gate was left out."""
+    languages: dict[str, ExportedLanguage]
+    """By language."""
+    versions: dict[str, str]
+    """Of what ran the export."""
+
+
 class RunResult(Part):
     """Everything that a run found, in one place."""
 
@@ -454,6 +504,8 @@ class RunResult(Part):
     """One per language and part."""
     costs: tuple[StageCost, ...] = ()
     """One per stage, in order."""
+    export: ExportResult | None = None
+    """The stock checkpoint that the run wrote, if it was to."""
     environment: Environment
     """Versions and machine."""
 

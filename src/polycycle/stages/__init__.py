@@ -1,7 +1,8 @@
 """A run as stages: each reads folders and writes one folder."""
 
-from polycycle.stages.base import build_base, copy_base, shipped_base
-from polycycle.stages.demo import write_demo
+from polycycle.stages.base import build_base, build_sibling, copy_base, shipped_base
+from polycycle.stages.demo import SIBLING, write_demo
+from polycycle.stages.export import export_result, first_texts, held_out_texts
 from polycycle.stages.pipeline import Run, run_recipe, stage_folders
 from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
 from polycycle.stages.similarity import (
@@ -13,13 +14,18 @@ from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
 from polycycle.stages.tokenizer import load_tokenizer
 
 __all__ = [
+    "SIBLING",
     "MeasuredSimilarity",
     "Run",
     "RunPlan",
     "Stage",
     "StagePlan",
     "build_base",
+    "build_sibling",
     "copy_base",
+    "export_result",
+    "first_texts",
+    "held_out_texts",
     "is_done",
     "load_tokenizer",
     "measure_similarity",

@@ -1,6 +1,7 @@
 """The small dense model that knows the microworld: it ships with polycycle, and is made here."""
 
 import itertools
+import json
 import shutil
 import tempfile
 import warnings
@@ -11,14 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polycycle.data import PackedDataset, TextSource, collate, packed_model_inputs, tokenize_corpus
+from polycycle.data import (
+    PackedDataset,
+    TextSource,
+    TokenizedCorpus,
+    collate,
+    packed_model_inputs,
+    tokenize_corpus,
+)
+from polycycle.errors import ConfigError, did_you_mean
 from polycycle.files import folder_when_whole
 from polycycle.microworld import (
+    FORMATS,
     GROUP_1,
     GROUP_2,
     ORIGINAL,
     SPARE,
     UNSEEN_ORIGINAL,
+    World,
+    documents,
+    instructions,
     train_tokenizer,
     write_microworld,
 )
@@ -26,6 +39,8 @@ from polycycle.microworld import (
 TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
 TRACE_TOKENS = 25_000
+SIBLING_TOKENS = 200_000
+_PLAIN_DOCUMENTS = 30
 _SHAPE: dict[str, Any] = {
     "hidden_size": 160,
     "intermediate_size": 448,
@@ -59,27 +74,66 @@ def build_base(folder: Path, *, seed: int = 0, tokens: int = TOKENS, family: str
         model.to(torch.bfloat16).save_pretrained(partial)
 
 
+def build_sibling(
+    folder: Path,
+    base: Path,
+    *,
+    form: str,
+    seed: int = 0,
+    tokens: int = SIBLING_TOKENS,
+) -> None:
+    """Post-train a microworld base on an instruction format and write the sibling to `folder`.
+
+    It is asked in the replayed original languages only, about three people in four; a little plain
+    text keeps it from forgetting how to go on without instructions.
+
+    Args:
+        folder: appears only when complete.
+        base: a base that `build_base` made.
+        form: key of `microworld.FORMATS`.
+        seed: of data order.
+        tokens: to train on.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if form not in FORMATS:
+        raise ConfigError(
+            f"no instruction format {form!r}.{did_you_mean(form, FORMATS)} There are "
+            f"{', '.join(FORMATS)}"
+        )
+    with folder_when_whole(folder) as partial, tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base)
+        dtype = model.dtype
+        dataset = _instruction_dataset(tokenizer, work, form=form, seed=seed, tokens=tokens)
+        model = _fit(model.float(), dataset, work, seed=seed, learning_rate=1e-3)
+        model.to(dtype).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
 def _train(tokenizer_folder: Path, work: Path, *, seed: int, tokens: int, family: str) -> Any:
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        Trainer,
-        TrainingArguments,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     dataset = _dataset(tokenizer, work, seed=seed, tokens=tokens)
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **_SHAPE)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return _fit(model, dataset, work, seed=seed, learning_rate=3e-3)
+
+
+def _fit(model: Any, dataset: PackedDataset, work: Path, *, seed: int, learning_rate: float) -> Any:
+    """The model after one pass over the dataset, everything trained."""
+    from transformers import Trainer, TrainingArguments
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arguments = TrainingArguments(
             output_dir=str(work / "trainer"),
             per_device_train_batch_size=32,
             num_train_epochs=1,
-            learning_rate=3e-3,
+            learning_rate=learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=20,
             adam_beta2=0.95,
@@ -124,10 +178,35 @@ def _dataset(tokenizer: Any, work: Path, *, seed: int, tokens: int) -> PackedDat
         )
         for tag in languages
     }
+    return _packed(corpora, budgets, tokenizer, seed=seed)
+
+
+def _instruction_dataset(
+    tokenizer: Any, work: Path, *, form: str, seed: int, tokens: int
+) -> PackedDataset:
+    """Instructions in every replayed original language, and a little of its plain text."""
+    world = World.from_seed()
+    corpora, budgets = {}, {}
+    for language in ORIGINAL:
+        asked = instructions(world, language, form=form, held_out=False)
+        plain = itertools.islice(documents(world, language, seed=seed), _PLAIN_DOCUMENTS)
+        texts = [f"{row['prompt']} {row['response']}" for row in asked] + list(plain)
+        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        (work / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
+        corpora[language] = tokenize_corpus(
+            TextSource(path=f"{language}.jsonl"), language, tokenizer, work / "cache", root=work
+        )
+        budgets[language] = tokens // len(ORIGINAL)
+    return _packed(corpora, budgets, tokenizer, seed=seed)
+
+
+def _packed(
+    corpora: Mapping[str, TokenizedCorpus], budgets: dict[str, int], tokenizer: Any, *, seed: int
+) -> PackedDataset:
     return PackedDataset(
         corpora,
         budgets,
-        dict(zip(languages, itertools.count(), strict=False)),
+        dict(zip(corpora, itertools.count(), strict=False)),
         sequence_length=128,
         seed=seed,
         pad_token=tokenizer.pad_token_id,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from polycycle.config import DataConfig, Recipe, SourceConfig
+from polycycle.config import DataConfig, Recipe
 from polycycle.data import (
     TextSource,
     TokenizedCorpus,
@@ -54,7 +54,7 @@ def load_corpora(recipe: Recipe, tokenizer: Any, cache_dir: Path) -> RunCorpora:
             language: str, part: Literal["train", "valid"], **limits: int
         ) -> TokenizedCorpus:
             return tokenize_corpus(
-                _text_source(recipe.data, language, part),
+                text_source(recipe.data, language, part),
                 language,
                 tokenizer,
                 cache_dir,
@@ -142,15 +142,19 @@ def _review_budgets(recipe: Recipe, corpora: Corpora) -> dict[str, int]:
     return share_tokens(recipe.review.tokens, tokens)
 
 
-def _text_source(data: DataConfig, language: str, part: Literal["train", "valid"]) -> TextSource:
+def text_source(data: DataConfig, language: str, part: Literal["train", "valid"]) -> TextSource:
+    """Where the text of a language lies.
+
+    Raises:
+        ConfigError: the recipe does not say.
+    """
     source = data.source(language, part)
     if source is None:
         raise ConfigError(
             f"data.{part}: no source for language {language!r}; every language of the recipe is "
             "measured, so each needs held-out text"
         )
-    settings = source.model_dump(include=set(SourceConfig.model_fields) - {"weight"})
-    return TextSource(**settings)
+    return TextSource(**source.place())
 
 
 def describe_corpora(corpora: RunCorpora, recipe: Recipe) -> list[LanguageData]:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from polycycle.files import write_text
 from polycycle.microworld import GROUP_1, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
-from polycycle.stages.base import copy_base
+from polycycle.stages.base import build_sibling, copy_base
 
+SIBLING = "brackets"
+"""The instruction format of the sibling that the demo grafts."""
 _REPLAYED, _UNSEEN, _EXPANDED = 2500, 10, 20_000  # documents
 
 
@@ -17,14 +19,16 @@ def write_demo(
     seed: int,
     tell: Callable[[str], None],
     expanded: Sequence[str] = GROUP_1,
+    siblings: Sequence[str] = (SIBLING,),
 ) -> Path:
-    """Write `world/`, `base/` and `recipe.yaml`; what is there already stays.
+    """Write `world/`, `base/`, its siblings and `recipe.yaml`; what is there already stays.
 
     Args:
         folder: of the demo.
         seed: of the texts.
         tell: where notes go.
         expanded: languages of the world that the base hardly knows.
+        siblings: instruction formats; for each the base is post-trained, to a folder of that name.
 
     Returns:
         The recipe's path.
@@ -41,6 +45,13 @@ def write_demo(
     if not (folder / "base").is_dir():
         tell(f"putting the dense base into {folder / 'base'}")
         copy_base(folder / "base")
+    for form in siblings:
+        if not (folder / form).is_dir():
+            tell(
+                f"post-training a sibling of the base to {folder / form}: it learns to answer "
+                "instructions, in original languages only"
+            )
+            build_sibling(folder / form, folder / "base", form=form, seed=seed)
     recipe = folder / "recipe.yaml"
     text = (files("polycycle.microworld") / "demo.yaml").read_text(encoding="utf-8")
     write_text(recipe, text)

@@ -186,7 +186,11 @@ def _do_tasks(
             max_new_tokens=settings.max_new_tokens,
             batch_tokens=settings.batch_tokens,
         )
-        scores[name] = score_completions(completions, [example.response for example in examples])
+        scores[name] = score_completions(
+            completions,
+            [example.response for example in examples],
+            forms=[example.form for example in examples],
+        )
     return scores
 
 

@@ -22,12 +22,14 @@ from polycycle.config import (
     TrainConfig,
 )
 from polycycle.data import TaskExample, document_policy, tokenizer_hash
+from polycycle.export import ExportPlan, plan_export
 from polycycle.files import hash_file, hash_json, write_json
 from polycycle.modeling import why_no_dense_reference
 from polycycle.ranks import first_rank_first, is_first_rank, join_ranks
 from polycycle.results import (
     Alarm,
     Environment,
+    ExportResult,
     GroupSimilarity,
     ModelScores,
     RunResult,
@@ -37,6 +39,7 @@ from polycycle.results import (
 from polycycle.stages.baseline import fill_expanded, fill_with_lora_experts, train_baseline
 from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
+from polycycle.stages.export import export_result, fill_proved_export
 from polycycle.stages.graft import open_siblings, plan_recipe_graft, sibling_key
 from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, adopt_stage, is_done, read_manifest, run_stage
@@ -218,6 +221,42 @@ class Run:
         fill_grafted(plan, folder)
         return {"bytes": plan.num_bytes}
 
+    def plan_export(self, model: Path) -> ExportPlan:
+        """What exporting a model of this run would write.
+
+        Raises:
+            ExportError: no target is exact.
+        """
+        config = self.recipe.export
+        assert config is not None
+        return plan_export(
+            model,
+            target=config.target,
+            engine=config.engine,
+            without_exact_retention=config.without_exact_retention,
+        )
+
+    def export(self, source: Path) -> ExportResult:
+        """The finished model `source` as a stock checkpoint, proved on held-out text."""
+        config = self.recipe.export
+        assert config is not None
+        stage = Stage(
+            name="export",
+            result_version=1,
+            inputs={
+                "source": self._keys[source.name],
+                "settings": config.model_dump(mode="json"),
+                "text": self._data_inputs()["valid"],
+            },
+            make=partial(self._export, config.engine, source),
+        )
+        return export_result(self._do(stage))
+
+    def _export(self, engine: str, source: Path, folder: Path) -> dict[str, Any]:
+        plan = self.plan_export(source)
+        fill_proved_export(plan, folder, engine=engine, recipe=self.recipe)
+        return {"bytes": sum(job.num_bytes for job in plan.jobs)}
+
     @cached_property
     def siblings(self) -> list[Checkpoint]:
         """The post-trained models to graft, checked to be siblings of the base."""
@@ -396,7 +435,9 @@ class Run:
         (folder / _SCORES).write_text(scores.model_dump_json(indent=2), encoding="utf-8")
         return {}
 
-    def result(self, models: list[ModelScores], stages: list[Path]) -> RunResult:
+    def result(
+        self, models: list[ModelScores], stages: list[Path], export: ExportResult | None = None
+    ) -> RunResult:
         """Everything that the run found."""
         records = [json.loads((path / TRAINING).read_text(encoding="utf-8")) for path in stages]
         recipe = self.recipe
@@ -413,6 +454,7 @@ class Run:
             alarms=tuple(Alarm(**alarm) for record in records for alarm in record["alarms"]),
             data=tuple(describe_corpora(self.corpora, recipe)),
             costs=tuple(StageCost(**record["cost"]) for record in records),
+            export=export,
             environment=describe_environment(recipe),
         )
 
@@ -516,6 +558,8 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
         models.append(run.evaluate(model.name, model))
         return run.result(models, [model])
     model = run.upcycle()
+    if recipe.export is not None:
+        run.plan_export(model)  # what cannot be exact is refused now, not after the training
     models = [run.evaluate("base", recipe.base)]
     trained: list[Path] = []
     with_review = recipe.review is not None and until != "post_pretrain"
@@ -542,7 +586,8 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
             model = run.train("review", model, group, finished, name=REVIEW_GRAFTED)
             trained.append(model)
             models.append(run.evaluate(model.name, model, reference=reference))
-    return run.result(models, trained)
+    export = run.export(model) if recipe.export is not None and until == "end" else None
+    return run.result(models, trained, export)
 
 
 _ADDED_LATER = {"trains": "new_experts", "wrong_labels": 0.0}

@@ -11,7 +11,7 @@ from rich.progress import Progress
 import polycycle
 from polycycle.allocation import SimilarityTable, similarity_table
 from polycycle.checkpoint import content_hash, open_checkpoint
-from polycycle.config import Recipe, SourceConfig
+from polycycle.config import Recipe
 from polycycle.data import Excerpt, TextSource, read_excerpt
 from polycycle.errors import ConfigError
 from polycycle.evaluation import mean_unit_vectors
@@ -188,6 +188,5 @@ def training_sources(recipe: Recipe) -> dict[str, TextSource]:
                 f"data.train: no text for language {language!r}, which similarity compares; "
                 f"add it, for example --set data.train.{language}=PATH"
             )
-        settings = source.model_dump(include=set(SourceConfig.model_fields) - {"weight"})
-        sources[language] = TextSource(**settings)
+        sources[language] = TextSource(**source.place())
     return sources

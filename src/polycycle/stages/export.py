@@ -1,0 +1,113 @@
+"""A stock checkpoint of a model, proved on the held-out text of its languages."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from polycycle.config import Recipe
+from polycycle.data import Skipped, TextSource, read_documents
+from polycycle.errors import ExportError
+from polycycle.export import EXPORT_FILE, VERIFICATION_FILE, ExportPlan, fill_export, verify
+from polycycle.results import ExportedLanguage, ExportResult
+from polycycle.stages.corpora import text_source
+
+TEXTS_PER_LANGUAGE = 4
+
+
+def held_out_texts(recipe: Recipe) -> dict[str, list[str]]:
+    """The first texts of every language of a recipe that no training reads.
+
+    Raises:
+        DataError, ConfigError: a language has none.
+    """
+    return {
+        language: first_texts(
+            text_source(recipe.data, language, "valid"),
+            language,
+            root=recipe.data.root,
+            on_bad_document=recipe.data.on_bad_document,
+        )
+        for language in recipe.languages.groups().all
+    }
+
+
+def first_texts(
+    source: TextSource,
+    language: str,
+    *,
+    root: Path = Path("."),
+    on_bad_document: Literal["error", "skip"] = "error",
+) -> list[str]:
+    """The first texts of a source.
+
+    Raises:
+        DataError: there is none.
+    """
+    documents = read_documents(
+        source, language, root=root, on_bad_document=on_bad_document, skipped=Skipped()
+    )
+    return [document.text for document in itertools.islice(documents, TEXTS_PER_LANGUAGE)]
+
+
+def fill_proved_export(plan: ExportPlan, folder: Path, *, engine: str, recipe: Recipe) -> None:
+    """Write an export into a folder that is there and empty, and prove it.
+
+    Raises:
+        ExportError: it does not compute what the model computes.
+    """
+    fill_export(plan, folder, engine=engine)
+    proof = verify(folder, plan.source.checkpoint.folder, texts=held_out_texts(recipe))
+    if not proof["passed"]:
+        raise ExportError(
+            f"the export to {plan.target_name} does not compute what {plan.source.name} "
+            "computes:\n  " + "\n  ".join(proof["failures"]) + "\nNothing was kept of it. Please "
+            "report this: it should have been refused"
+        )
+
+
+def export_result(folder: Path) -> ExportResult:
+    """What an exported folder says of itself.
+
+    Raises:
+        ExportError: it is no export, or was never verified.
+    """
+    record = _read(folder / EXPORT_FILE, "it is no export: `polycycle export` writes one")
+    proof = _read(folder / VERIFICATION_FILE, "it was never verified: run `polycycle verify`")
+    if "languages" not in proof:
+        raise ExportError(f"{folder}: {'; '.join(proof['failures'])}")
+    return ExportResult(
+        folder=str(folder),
+        source=record["exported_from"],
+        target=record["target"],
+        model_class=proof["model_class"],
+        engines=record["right_for"],
+        dtype=proof["dtype"],
+        compared_on=proof["text"],
+        passed=proof["passed"],
+        settled_in_float32="settled_in_float32" in proof,
+        without_exact_retention=record["without_exact_retention"],
+        languages=dict(_languages(proof["languages"])),
+        versions=proof["versions"],
+    )
+
+
+def _languages(compared: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ExportedLanguage]]:
+    same: Sequence[str] = ("tokens", "argmax_agreement", "same_greedy", "texts", "is_bit_equal")
+    for language, found in compared.items():
+        yield (
+            language,
+            ExportedLanguage(
+                largest_difference=found["max_abs_difference"] / found["scale"],
+                mean_kl=found["mean_kl"],
+                **{name: found[name] for name in same},
+            ),
+        )
+
+
+def _read(file: Path, otherwise: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise ExportError(f"{file.parent}: {otherwise}")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
