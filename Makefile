@@ -1,11 +1,11 @@
-# Everything a newcomer or CI needs: `make demo`, `make test`; developers also `make check`, `make fix`.
+# Everything a newcomer or CI needs: `make demo`, `make test`; developers also `make check`, `make fix`, `make docs`.
 # Each target sets up .venv first (Python 3.11 or 3.12); nothing else has to be installed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check fix lint types rooms setup clean
+.PHONY: demo test check fix lint types rooms docs docs-reference setup clean
 
 setup: .venv/ready
 
@@ -15,6 +15,10 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 demo: setup
@@ -39,5 +43,14 @@ fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation as a site, in site/: open site/index.html. Broken links fail it.
+docs: .venv/docs
+	$(BIN)/python tools/reference.py --check
+	$(BIN)/mkdocs build --strict --quiet
+
+# The pages of docs/reference, written from the recipe's schema and the commands.
+docs-reference: setup
+	$(BIN)/python tools/reference.py
+
 clean:
-	rm -rf .venv polycycle-demo build dist
+	rm -rf .venv polycycle-demo build dist site
