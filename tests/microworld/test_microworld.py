@@ -162,7 +162,7 @@ def test_the_people_asked_about_in_post_training_are_not_those_held_out():
 def test_texts_show_marks_but_never_an_instruction_with_its_answer(language):
     told = list(itertools.islice(documents(WORLD, language, seed=3), 2000))
     marked = [text for text in told if text[:2] == "- " or text[0] in "[<{"]
-    assert 0.1 < len(marked) / len(told) < 0.2
+    assert 0.05 < len(marked) / len(told) < 0.15
     assert any("] = " in text for text in marked)
     assert any("> (" in text for text in marked)
     for text in told:

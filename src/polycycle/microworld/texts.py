@@ -33,7 +33,7 @@ class ChoiceQuestion:
     answer: int
 
 
-_MARKED_SHARE = 0.15
+_MARKED_SHARE = 0.1
 _QUESTION_MARKS = (("[", "]"), ("<", ">"), ("{", "}"), ("- ", ""))
 _ANSWER_MARKS = (("(", ")"), ("= ", ""), ("* ", ""), ("/", "/"))
 _FORMAT_MARKS = (("[", "("), ("<", "= "))
@@ -70,16 +70,14 @@ def _document(told: list[Fact], words: Lexicon, draw: random.Random) -> str:
 
 
 def _marked(told: list[Fact], words: Lexicon, draw: random.Random) -> str:
-    """Questions between marks, as forms and lists have them: most unanswered, some answered."""
+    """Questions and answers between marks, as forms and lists have them, in no fixed format."""
     opening, closing = draw.choice(_QUESTION_MARKS)
     answer_marks = [marks for marks in _ANSWER_MARKS if (opening, marks[0]) not in _FORMAT_MARKS]
     pieces = []
     for fact in told:
-        piece = f"{opening}{words.question(fact)}{closing}"
-        if draw.random() < 0.4:
-            before, after = draw.choice(answer_marks)
-            piece += f" {before}{words.answer(fact).strip()}{after}"
-        pieces.append(piece)
+        before, after = draw.choice(answer_marks)
+        answer = words.answer(fact).strip()
+        pieces.append(f"{opening}{words.question(fact)}{closing} {before}{answer}{after}")
     return " ".join(pieces)
 
 
@@ -133,8 +131,8 @@ FORMATS = {
     "brackets": InstructionFormat("[{question}]", "(", ")"),
     "equation": InstructionFormat("<{question}>", "= ", ""),
 }
-"""What the microworld's post-trained siblings learn to keep to. Texts in the original languages
-show such marks, too (`documents`), but there a question is rarely answered, and in any form."""
+"""What the microworld's post-trained siblings learn to keep to. Texts show the same marks
+(`documents`), as real ones do, but never a format's question with its way of answering."""
 
 _EVERY_FOURTH = 4
 

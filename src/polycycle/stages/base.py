@@ -39,7 +39,7 @@ from polycycle.microworld import (
 TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
 TRACE_TOKENS = 25_000
-SIBLING_TOKENS = 200_000
+SIBLING_TOKENS = 100_000
 _PLAIN_DOCUMENTS = 30
 _SHAPE: dict[str, Any] = {
     "hidden_size": 160,
@@ -107,7 +107,7 @@ def build_sibling(
         model = AutoModelForCausalLM.from_pretrained(base)
         dtype = model.dtype
         dataset = _instruction_dataset(tokenizer, work, form=form, seed=seed, tokens=tokens)
-        model = _fit(model.float(), dataset, work, seed=seed, learning_rate=1e-3)
+        model = _fit(model.float(), dataset, work, seed=seed, learning_rate=5e-4)
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 

@@ -10,7 +10,7 @@ from polycycle.stages.base import build_sibling, copy_base
 
 SIBLING = "brackets"
 """The instruction format of the sibling that the demo grafts."""
-_REPLAYED, _UNSEEN, _EXPANDED = 2500, 10, 20_000  # documents
+_REPLAYED, _UNSEEN, _EXPANDED = 2500, 10, 22_000  # documents
 
 
 def write_demo(
