@@ -35,6 +35,7 @@ from polycycle.microworld import (
     train_tokenizer,
     write_microworld,
 )
+from polycycle.training import show_progress
 
 TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
@@ -107,7 +108,7 @@ def build_sibling(
         model = AutoModelForCausalLM.from_pretrained(base)
         dtype = model.dtype
         dataset = _instruction_dataset(tokenizer, work, form=form, seed=seed, tokens=tokens)
-        model = _fit(model.float(), dataset, work, seed=seed, learning_rate=5e-4)
+        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=5e-4)
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
@@ -120,10 +121,18 @@ def _train(tokenizer_folder: Path, work: Path, *, seed: int, tokens: int, family
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **_SHAPE)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return _fit(model, dataset, work, seed=seed, learning_rate=3e-3)
+    return _fit(model, dataset, work, "base", seed=seed, learning_rate=3e-3)
 
 
-def _fit(model: Any, dataset: PackedDataset, work: Path, *, seed: int, learning_rate: float) -> Any:
+def _fit(
+    model: Any,
+    dataset: PackedDataset,
+    work: Path,
+    label: str,
+    *,
+    seed: int,
+    learning_rate: float,
+) -> Any:
     """The model after one pass over the dataset, everything trained."""
     from transformers import Trainer, TrainingArguments
 
@@ -139,7 +148,8 @@ def _fit(model: Any, dataset: PackedDataset, work: Path, *, seed: int, learning_
             adam_beta2=0.95,
             weight_decay=0.01,
             use_cpu=not torch.cuda.is_available(),
-            logging_steps=50,
+            logging_steps=5,
+            disable_tqdm=True,
             save_strategy="no",
             report_to=[],
             remove_unused_columns=False,
@@ -147,6 +157,7 @@ def _fit(model: Any, dataset: PackedDataset, work: Path, *, seed: int, learning_
             seed=seed,
         )
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=_collate)
+    show_progress(trainer, label)
     trainer.train()
     return model
 

@@ -2,6 +2,7 @@
 
 from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import read_metrics
+from polycycle.training.progress import show_progress
 from polycycle.training.run import StageKind, TrainedStage, TrainingInterrupted, train_stage
 from polycycle.training.settings import AlarmSettings, TrainSettings, fast_bfloat16, uses_bfloat16
 from polycycle.training.sharding import is_sharded
@@ -17,6 +18,7 @@ __all__ = [
     "fast_bfloat16",
     "is_sharded",
     "read_metrics",
+    "show_progress",
     "train_stage",
     "uses_bfloat16",
 ]

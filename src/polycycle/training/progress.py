@@ -12,9 +12,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 
 _QUIET_LINES = 10
+
+
+def show_progress(trainer: Any, stage: str) -> None:
+    """Let a Trainer show our bar, and nothing of its own."""
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(ProgressBar(stage))
 
 
 class ProgressBar(TrainerCallback):
@@ -22,12 +30,10 @@ class ProgressBar(TrainerCallback):
 
     Args:
         stage: what to call it.
-        num_tokens: of the whole stage.
     """
 
-    def __init__(self, stage: str, num_tokens: int) -> None:
+    def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.num_tokens = num_tokens
         self.console = Console(file=sys.stderr)
         self._bar: Progress | None = None
         self._said = 0
@@ -62,7 +68,7 @@ class ProgressBar(TrainerCallback):
         """Show losses, or say a line where there is no terminal."""
         logs = logs or {}
         by_language = [f"{k[8:]} {v:.2f}" for k, v in logs.items() if k.startswith("lm_loss/")]
-        losses = " ".join(by_language)
+        losses = " ".join(by_language) or (f"{logs['loss']:.2f}" if "loss" in logs else "")
         if self._bar is not None:
             self._bar.update(self._task, losses=losses)
         elif state.is_world_process_zero:

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from polycycle.errors import PolycycleError, TrainingError
 from polycycle.languages import LanguageGroups
@@ -26,7 +25,7 @@ from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import cut_metrics, latest_checkpoint, read_metrics, step_of
 from polycycle.training.monitor import Monitor
 from polycycle.training.objective import Objective
-from polycycle.training.progress import ProgressBar
+from polycycle.training.progress import show_progress
 from polycycle.training.settings import TrainSettings, uses_bfloat16
 from polycycle.training.sharding import is_sharded
 from polycycle.training.trainer import RoutedTrainer, Validate
@@ -180,9 +179,7 @@ def _build(
             f"{stage}: {alarm.kind} alarm at step {alarm.step}: {alarm.message}"
         ),
     )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(ProgressBar(stage.replace("_", "-"), getattr(dataset, "num_tokens", 0)))
+    show_progress(trainer, stage.replace("_", "-"))
     return trainer
 
 
