@@ -1,6 +1,7 @@
 """The command line: quick to start, clear when wrong, and the same as the library."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -155,3 +156,37 @@ def test_pack_and_unpack_say_what_they_wrote(tmp_path):
     again = call("pack", tmp_path / "moe", tmp_path / "pack")
     assert again.exit_code == 1
     assert "--force" in again.output
+
+
+def test_ctrl_c_outside_training_says_that_the_same_command_goes_on(tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polycycle.surgery.execute_upcycle", interrupted)
+    done = call("upcycle", save_dense(tmp_path / "dense"), tmp_path / "moe")
+    assert done.exit_code == 130
+    assert "the same command goes on" in done.stderr
+    assert not (tmp_path / "moe").exists()
+
+
+def test_json_is_nothing_but_json_where_colours_are_forced(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "polycycle",
+        "inspect",
+        save_dense(tmp_path / "[el]"),
+        "--json",
+    ]
+    environment = {**os.environ, "FORCE_COLOR": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["family"] == "llama"
+
+
+def test_a_terminal_that_cannot_write_our_letters_gets_escapes_and_no_crash():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "polycycle", "run", "ελ.yaml"], env=environment, capture_output=True
+    )
+    assert done.returncode == 1
+    assert b"no recipe at \\u03b5\\u03bb.yaml" in done.stderr

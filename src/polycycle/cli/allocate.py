@@ -1,13 +1,12 @@
 """`polycycle allocate`: from similarities and a budget to experts per layer."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polycycle.cli.app import out, tell, verb
+from polycycle.cli.app import out, print_json, tell, verb
 
 if TYPE_CHECKING:
     from polycycle.allocation import AllocationPlan
@@ -105,7 +104,7 @@ def allocate(
     if path is not None:
         write_json(path, plan.to_json())
     if as_json:
-        out.print_json(json.dumps(plan.to_json()))
+        print_json(plan.to_json())
         return
     _show(plan)
     if path is not None:

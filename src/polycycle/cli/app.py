@@ -1,8 +1,10 @@
 """The command line's frame: what all verbs share."""
 
+import json
 import sys
 from collections.abc import Callable
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-out = Console(soft_wrap=True, highlight=False)
+# Without markup: a folder named [el] is printed as it is.
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+_INTERRUPTED = 130
 
 
 def tell(message: str) -> None:
     """A note for the user, on standard error; said once, however many processes run."""
     if is_first_rank():
-        err.print(message, markup=False)
+        err.print(message)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output and nothing else: no colours, whatever FORCE_COLOR says."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def verb(name: str, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -39,9 +48,15 @@ def verb(name: str, panel: str) -> Callable[[Callable[..., None]], Callable[...,
             try:
                 function(*args, **kwargs)
             except PolycycleError as error:
-                err.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+                err.print(f"{type(error).__name__}: {error}", style="red")
                 interrupted = type(error).__name__ == "TrainingInterrupted"
-                raise typer.Exit(130 if interrupted else 1) from error
+                raise typer.Exit(_INTERRUPTED if interrupted else 1) from error
+            except KeyboardInterrupt:
+                tell(
+                    "interrupted: what is finished stays, what is half-written does not count; "
+                    "the same command goes on from there"
+                )
+                raise typer.Exit(_INTERRUPTED) from None
 
         app.command(name, rich_help_panel=panel)(guarded)
         return function
@@ -63,6 +78,10 @@ def main() -> None:
     """Entry point of `polycycle` and `python -m polycycle`."""
     if "torch" not in sys.modules:
         _quiet_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        # Where the locale cannot write × or ελ, an escape is better than a crash after hours.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -1,12 +1,11 @@
 """`polycycle compare`: variants of a recipe side by side."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from polycycle.cli.app import out, tell, verb
+from polycycle.cli.app import out, print_json, tell, verb
 
 
 @verb("compare", "Whole runs")
@@ -79,16 +78,12 @@ def compare(
     if not chosen:
         raise ConfigError(f"--seeds {seeds}: the study has {', '.join(map(str, study.seeds))}")
     if not show_only:
-        try:
-            run_cells(study, chosen, tell=tell, retry_failed=retry_failed)
-        except KeyboardInterrupt:
-            tell("interrupted; the same command goes on")
-            raise typer.Exit(130) from None
+        run_cells(study, chosen, tell=tell, retry_failed=retry_failed)
     found = compare_cells(study, cells)
     write_json(study.output / "comparison.json", found.to_json())
     write_text(study.output / "comparison.html", comparison_page(found))
     if as_json:
-        out.print_json(json.dumps(found.to_json()))
+        print_json(found.to_json())
         return
     out.print(comparison_table(found), soft_wrap=False)
     tell(f"table: {study.output / 'comparison.json'}")

@@ -1,13 +1,12 @@
 """`polycycle delta`: what post-training changed, saved once."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polycycle.cli.app import out as screen
-from polycycle.cli.app import refuse_existing, tell, verb
+from polycycle.cli.app import print_json, refuse_existing, tell, verb
 from polycycle.cli.upcycle import bytes_bar
 from polycycle.errors import ConfigError
 
@@ -52,7 +51,7 @@ def delta(
         norms = save_delta(*siblings, out, dtype=narrow, progress=progress)
     write_text(out / _PAGE, delta_page(norms.to_json()))
     if as_json:
-        screen.print_json(json.dumps(norms.to_json()))
+        print_json(norms.to_json())
     else:
         _show(norms)
     tell(f"wrote {out}; open {out / _PAGE} for all tensors")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polycycle.cli.app import out, refuse_existing, tell, verb
+from polycycle.cli.app import out, print_json, refuse_existing, tell, verb
 from polycycle.cli.upcycle import bytes_bar, print_jobs
 from polycycle.errors import ConfigError, ExportError, PolycycleError
 
@@ -126,7 +126,7 @@ def verify(
     model = open_checkpoint(against)
     proof = prove(exported, model.folder, texts=_texts(texts, model.folder, model.has_tokenizer))
     if as_json:
-        out.print_json(json.dumps(proof))
+        print_json(proof)
     elif "languages" in proof:
         _show_and_write_card(exported, model.folder)
     if not proof["passed"]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polycycle.cli.app import out, verb
+from polycycle.cli.app import out, print_json, verb
 
 if TYPE_CHECKING:
     from polycycle.surgery import Inspection
@@ -28,7 +28,7 @@ def inspect(
 
     seen = inspect_checkpoint(open_checkpoint(path, revision=revision), with_hash=with_hash)
     if as_json:
-        out.print_json(json.dumps(seen.to_json()))
+        print_json(seen.to_json())
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     kind = "upcycled" if seen.is_upcycled else "dense"

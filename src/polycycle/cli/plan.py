@@ -1,13 +1,12 @@
 """`polycycle plan`: what a recipe will cost."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from polycycle.cli.app import out, verb
+from polycycle.cli.app import out, print_json, verb
 from polycycle.cli.run import Overrides, RecipePath
 
 
@@ -35,7 +34,7 @@ def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -
     planned = plan_run(recipe)
     speed = _probe(recipe) if probe else None
     if as_json:
-        out.print_json(json.dumps({**asdict(planned), "tokens_per_second": speed}))
+        print_json({**asdict(planned), "tokens_per_second": speed})
         return
     out.print(
         f"{recipe.name}: {planned.parameters_total:,} parameters in all, "

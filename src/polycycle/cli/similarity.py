@@ -1,13 +1,12 @@
 """`polycycle similarity`: how similar a model finds languages, layer by layer."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from polycycle.cli.app import err, out, tell, verb
+from polycycle.cli.app import err, out, print_json, tell, verb
 
 if TYPE_CHECKING:
     from polycycle.allocation import SimilarityTable
@@ -100,7 +99,7 @@ def similarity(
     found = _measure(asked, tokens_per_language, row_tokens)
     write_json(path, found.to_json())
     if as_json:
-        out.print_json(json.dumps(found.to_json()))
+        print_json(found.to_json())
         return
     _show(found.table)
     tell(f"wrote {path}; next: polycycle allocate --similarity {path} --total-experts …")

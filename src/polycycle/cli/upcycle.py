@@ -1,6 +1,5 @@
 """`polycycle upcycle`: dense checkpoint in, mixture of experts out."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polycycle.cli.app import err, out, refuse_existing, tell, verb
+from polycycle.cli.app import err, print_json, refuse_existing, tell, verb
 from polycycle.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def check_init(init: str) -> None:
 def print_jobs(jobs: Sequence["TensorJob"]) -> None:
     """The tensors that would be written, as JSON on standard output."""
     rows = [{"name": job.name, "dtype": job.dtype, "shape": job.shape} for job in jobs]
-    out.print_json(json.dumps({"bytes": sum(job.num_bytes for job in jobs), "tensors": rows}))
+    print_json({"bytes": sum(job.num_bytes for job in jobs), "tensors": rows})
 
 
 @contextmanager
