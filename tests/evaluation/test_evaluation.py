@@ -39,6 +39,19 @@ def setup(tmp_path_factory):
     return load(dense), moved, corpus, tokenizer
 
 
+def judging_sequences(setup, folder):
+    """The moved model with classifiers that sum over rows, and judge some of them original."""
+    dense, moved, _, _ = setup
+    settings = {"classifier_layers": [0], "classifier_form": "sequence"}
+    upcycle(dense.name_or_path, folder / "judging", num_experts=(3, 1, 4), **settings)
+    model = load(folder / "judging")
+    model.load_state_dict(moved.state_dict(), strict=False)
+    for name, parameter in model.named_parameters():
+        if "classifier" in name:
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    return model
+
+
 def windows(corpus):
     return evaluation_windows(corpus, context_length=128, batch_tokens=300)
 
@@ -95,8 +108,11 @@ def test_routing_shares_add_up_and_skip_dense_layers(setup):
 
 
 @torch.no_grad()
-def test_choices_are_ranked_by_their_log_probability(setup):
+@pytest.mark.parametrize("form", ["token", "sequence"])
+def test_choices_are_ranked_by_their_log_probability(setup, tmp_path, form):
     _, moved, _, tokenizer = setup
+    if form == "sequence":
+        moved = judging_sequences(setup, tmp_path)
     policy = document_policy(tokenizer)
     texts = [
         ("the river", [" runs down", " sell", " bread and fish town", " old"]),
@@ -109,7 +125,8 @@ def test_choices_are_ranked_by_their_log_probability(setup):
         for choice in choices:
             head = [policy.start, *tokenizer(prompt)["input_ids"]]
             whole = [policy.start, *tokenizer(prompt + choice)["input_ids"]]
-            log_probs = moved(torch.tensor([whole])).logits[0].log_softmax(-1)
+            # The last token of a choice predicts nothing that counts.
+            log_probs = moved(torch.tensor([whole[:-1]])).logits[0].log_softmax(-1)
             scores.append(
                 sum(log_probs[i - 1, whole[i]].item() for i in range(len(head), len(whole)))
             )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from polycycle.allocation import similarity_table
 from polycycle.errors import CheckpointError, UpcycleError
@@ -70,6 +71,24 @@ def test_a_fresh_upcycle_gives_the_dense_models_table(tmp_path):
         for folder in (dense, tmp_path / "moe")
     ]
     torch.testing.assert_close(*vectors, rtol=0, atol=1e-12)
+
+
+def test_where_classifiers_judge_whole_rows_every_document_has_its_own(tmp_path):
+    upcycle(
+        save_dense(tmp_path / "dense"),
+        tmp_path / "moe",
+        num_experts=4,
+        classifier_layers=[0, 1],
+        classifier_form="sequence",
+    )
+    model = load(tmp_path / "moe", torch.float64)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "classifier" in name or ".experts." in name:
+            parameter.data += torch.randn_like(parameter)
+    got = mean_unit_vectors(model, texts(1), row_tokens=10_000)
+    slowly = [F.normalize(inputs, dim=-1).mean(0) for inputs in ffn_inputs(model, texts(1))]
+    torch.testing.assert_close(got, torch.stack(slowly), rtol=0, atol=1e-12)
 
 
 def test_the_model_is_left_as_it_was(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from polycycle.allocation import allocate_experts, read_table
+from polycycle.allocation import SimilarityTable, allocate_experts, read_table
 from polycycle.config import parse_recipe
 from polycycle.data import document_policy
 from polycycle.errors import CheckpointError, DataError
@@ -386,3 +386,21 @@ def test_a_second_group_in_the_published_form_copies_the_most_used_expert(
         assert not torch.equal(second[rows], grown[rows])
         old_experts = f"{mlp}.experts.g1.down_proj"
         assert torch.equal(second[old_experts], review[old_experts])
+
+
+def test_the_published_classifiers_go_through_a_run_of_two_groups(recipe_settings, monkeypatch):
+    recipe_settings["languages"] = {"original": ["en"], "expanded": [["el"], ["tr"]]}
+    recipe_settings["data"]["packing"] = "concatenate"
+    recipe_settings["experts"] = {
+        "num_experts": 4,
+        "allocation": {"total_experts": 8, "tokens_per_language": 200},
+        "classifier": {"layers": [1], "form": "sequence"},
+    }
+    # Random weights: similarities may fall below zero, which the rule refuses.
+    monkeypatch.setattr(SimilarityTable, "per_layer", (0.5, 0.25, 0.5))
+    result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    assert [one.group for one in result.similarities] == [1, 2]
+    assert result.final.name == "review-g2"
+    assert result.final.scores["el"].accuracy is not None
+    judged = [share for share in result.final.routing.judged_original["en"] if share is not None]
+    assert len(judged) == 1

@@ -11,7 +11,13 @@ from polycycle.evaluation.retention import (
 from polycycle.evaluation.scores import language_scores, routing_table
 from polycycle.evaluation.similarity import feed_forward_blocks, mean_unit_vectors
 from polycycle.evaluation.speed import prefill_speed
-from polycycle.evaluation.text import LayerTally, TextTally, has_retention_gate, measure_text
+from polycycle.evaluation.text import (
+    LayerTally,
+    TextTally,
+    has_retention_gate,
+    judges_whole_rows,
+    measure_text,
+)
 from polycycle.evaluation.usage import jensen_shannon, usage_entropy
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "has_retention_gate",
     "jensen_shannon",
     "judge_mixed",
+    "judges_whole_rows",
     "language_scores",
     "mean_unit_vectors",
     "measure_gate",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polycycle.data import DocumentPolicy, Question
-from polycycle.evaluation.text import has_retention_gate
+from polycycle.evaluation.text import has_retention_gate, judges_whole_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ def answer_questions(
     """Whether each question is answered rightly.
 
     A choice's score is the sum of its tokens' log-probabilities given the prompt, which follows a
-    start token. Each prompt is computed once; its key-value cache serves all its choices.
+    start token. Each prompt is computed once; its key-value cache serves all its choices. (Where
+    classifiers judge whole rows, every choice is computed with its prompt, in a row of its own.)
 
     Args:
         model: dense or upcycled.
@@ -51,6 +52,7 @@ def answer_questions(
     is_right = [False] * len(questions)
     was_training = model.training
     model.eval()
+    score = _score_whole_rows if judges_whole_rows(model) else _score
     try:
         for (_, num_choices), members in groups.items():
             longest = max(len(c) for i in members for c in encoded[i].choices)
@@ -58,7 +60,7 @@ def answer_questions(
             size = max(1, batch_tokens // tokens_each)
             for start in range(0, len(members), size):
                 batch = members[start : start + size]
-                best = _score([encoded[index] for index in batch], model).argmax(-1).tolist()
+                best = score([encoded[index] for index in batch], model).argmax(-1).tolist()
                 for index, choice in zip(batch, best, strict=True):
                     is_right[index] = choice == encoded[index].answer
     finally:
@@ -107,3 +109,18 @@ def _score(batch: list[_Encoded], model: Any) -> Tensor:
         scores = scores + (steps * is_real[:, 1:]).sum(-1)
     table: Tensor = scores.reshape(len(batch), num_choices)
     return table
+
+
+@torch.no_grad()
+def _score_whole_rows(batch: list[_Encoded], model: Any) -> Tensor:
+    """As `_score`, by one call per choice: no cache, and no padding."""
+    table = []
+    for one in batch:
+        row = []
+        for choice in one.choices:
+            ids = torch.tensor([one.prompt + choice], device=model.device)
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0, -len(choice) :]
+            log_probs = logits.float().log_softmax(-1)
+            row.append(log_probs.gather(-1, ids[0, -len(choice) :, None]).sum())
+        table.append(torch.stack(row))
+    return torch.stack(table)

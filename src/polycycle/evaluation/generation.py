@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from polycycle.data import DocumentPolicy
+from polycycle.evaluation.text import judges_whole_rows
 from polycycle.results import TaskScore
 
 
@@ -73,7 +74,7 @@ def _greedy(model: Any, policy: DocumentPolicy, max_new_tokens: int) -> Iterator
         max_new_tokens=max_new_tokens,
         eos_token_id=policy.eos,
         pad_token_id=policy.eos,
-        use_cache=getattr(model.config, "classifier_form", "token") == "token",
+        use_cache=not judges_whole_rows(model),
     )
     try:
         yield

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from polycycle.data import packed_model_inputs
 from polycycle.errors import CheckpointError, UpcycleError
+from polycycle.evaluation.text import judges_whole_rows
 
 Tokens = NDArray[np.int32]
 
@@ -34,7 +35,8 @@ def mean_unit_vectors(
     one vector per layer, whatever the amount of text.
 
     Documents share rows without padding and without seeing each other, so neither their order nor
-    `row_tokens` changes the result beyond rounding. The head is not run.
+    `row_tokens` changes the result beyond rounding. (Where classifiers judge whole rows, each
+    document has its own.) The head is not run.
 
     Args:
         model: dense or upcycled, on any device.
@@ -66,7 +68,7 @@ def mean_unit_vectors(
     num_tokens = 0
     try:
         with _watch_inputs(blocks, add):
-            for row in _rows(documents, row_tokens):
+            for row in _rows(documents, 1 if judges_whole_rows(model) else row_tokens):
                 inputs = _packed(row, model.device)
                 model.model(**inputs)
                 num_tokens += inputs["input_ids"].shape[1]

@@ -128,6 +128,15 @@ def has_retention_gate(model: Any) -> bool:
     return bool(getattr(model.config, "exact_retention", False))
 
 
+def judges_whole_rows(model: Any) -> bool:
+    """Whether language classifiers of the published form sum over each row of a call.
+
+    Such a model is asked about one whole text per row: without padding, packing or a cache.
+    """
+    layers = getattr(model.config, "classifier_layers", None)
+    return bool(layers) and model.config.classifier_form == "sequence"
+
+
 def _score_rows(
     logits: Tensor, targets: Tensor, base_logits: Tensor | None, rows: slice, tally: TextTally
 ) -> None:

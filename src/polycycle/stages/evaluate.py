@@ -30,6 +30,7 @@ from polycycle.evaluation import (
     complete_prompts,
     has_retention_gate,
     judge_mixed,
+    judges_whole_rows,
     language_scores,
     measure_gate,
     measure_text,
@@ -92,7 +93,7 @@ def evaluate_model(
                 evaluation_windows,
                 corpus,
                 context_length=context_length,
-                batch_tokens=settings.batch_tokens,
+                batch_tokens=1 if judges_whole_rows(model) else settings.batch_tokens,
             )
             tallies[language] = measure_text(model, windows(), with_kl=has_base)
             if has_base and has_retention_gate(model):

@@ -77,7 +77,13 @@ def train_and_write(
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
     dataset = training_data(recipe, stage, corpora, pad_token, group)
-    validate = validation(corpora, config.validation_bytes, recipe.evaluation.context_length)
+    classifier = recipe.experts.classifier
+    validate = validation(
+        corpora,
+        config.validation_bytes,
+        recipe.evaluation.context_length,
+        is_padded=classifier is None or classifier.form != "sequence",
+    )
     kept = None if finished is None else _kept(finished, validate, config)
     model = load_for_training(source, fsdp=config.fsdp)
     done = train_stage(
@@ -225,16 +231,26 @@ def train_settings(config: TrainConfig, seed: int) -> TrainSettings:
 
 
 def validation(
-    corpora: RunCorpora, max_bytes: int, context_length: int | None
+    corpora: RunCorpora, max_bytes: int, context_length: int | None, *, is_padded: bool = True
 ) -> Callable[[Any], Mapping[str, float]]:
-    """Bits per byte of every language on the first held-out documents."""
+    """Bits per byte of every language on the first held-out documents.
+
+    Args:
+        corpora: the run's texts.
+        max_bytes: UTF-8 bytes of each language.
+        context_length: of a window.
+        is_padded: windows of several lengths together; without it each is a batch of its own.
+    """
     windows = {}
     for language, corpus in corpora.valid.items():
         totals = np.cumsum(corpus.text_bytes)
         count = min(int(np.searchsorted(totals, max_bytes)) + 1, len(corpus))
         batches = list(
             evaluation_windows(
-                corpus, context_length=context_length or _VALIDATION_CONTEXT, num_documents=count
+                corpus,
+                context_length=context_length or _VALIDATION_CONTEXT,
+                num_documents=count,
+                **({} if is_padded else {"batch_tokens": 1}),
             )
         )
         windows[language] = (batches, int(totals[count - 1]))
