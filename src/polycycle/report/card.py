@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from polycycle.engines import ENGINES, serve_command
 from polycycle.languages import language_name
-from polycycle.report.tables import export_row
+from polycycle.report.tables import answers_cell, export_row
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import (
     bytes_size,
@@ -270,14 +270,15 @@ def _tasks(result: RunResult) -> str:
     if not tasks:
         return ""
     models = [model.name for model in result.models]
-    headings = ["Answers written by the model", *(f"{model_title(m)} (% exact)" for m in models)]
+    headings = ["Answers written by the model, % exact (in the form asked for)"]
+    headings += [model_title(model) for model in models]
     headings += [f"{model_title(models[-1])} (chrF)"]
     lines = [" | ".join(headings), " | ".join(["---", *["---:"] * (len(headings) - 1)])]
     for task in tasks:
         for group in groups_of(result):
             scores = [average_answers(result, model, group.languages, task) for model in models]
             if scores[-1].chrf is not None:
-                cells = [*(percent(one.exact_match) for one in scores), decimal(scores[-1].chrf, 1)]
+                cells = [*map(answers_cell, scores), decimal(scores[-1].chrf, 1)]
                 lines.append(" | ".join([f"{task}, {group.title}", *cells]))
     return "\n\n" + "\n".join(f"| {line} |" for line in lines)
 

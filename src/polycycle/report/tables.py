@@ -153,27 +153,30 @@ def task_tables(result: RunResult) -> list[tuple[str, Table]]:
             for one in result.final.scores.values()
             if name in one.tasks
         )
-        measures = ("% exact", "% in form", "chrF") if asks_form else ("% exact", "chrF")
+        measure = "% exact (in form)" if asks_form else "% exact"
         headings = (
             ("Language", ""),
-            *((model_title(model), measure) for measure in measures for model in models),
+            *((model_title(model), measure) for model in models),
+            *((model_title(model), "chrF") for model in models),
             ("Answers", ""),
         )
-        sections = [
-            _task_section(result, group, models, name, asks_form) for group in groups_of(result)
-        ]
+        sections = [_task_section(result, group, models, name) for group in groups_of(result)]
         filled = tuple(section for section in sections if section.rows)
         tables.append((name, Table(headings=headings, sections=filled)))
     return tables
 
 
-def _task_section(
-    result: RunResult, group: Group, models: Sequence[str], name: str, asks_form: bool
-) -> Section:
+def answers_cell(scores: AnswerScores) -> str:
+    """Exact answers, and in brackets those in the form that was asked for, if one was."""
+    if scores.in_form is None:
+        return percent(scores.exact_match)
+    return f"{percent(scores.exact_match, 0)} ({percent(scores.in_form, 0)})"
+
+
+def _task_section(result: RunResult, group: Group, models: Sequence[str], name: str) -> Section:
     def row(title: str, scores: Sequence[AnswerScores], answers: str) -> tuple[str, ...]:
-        right = (percent(one.exact_match) for one in scores)
-        in_form = (percent(one.in_form) for one in scores) if asks_form else ()
-        return (title, *right, *in_form, *(decimal(one.chrf, 1) for one in scores), answers)
+        chrf = (decimal(one.chrf, 1) for one in scores)
+        return (title, *map(answers_cell, scores), *chrf, answers)
 
     def scores(tags: Sequence[str]) -> list[AnswerScores]:
         return [average_answers(result, model, tags, name) for model in models]

@@ -7,11 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from polycycle.languages import language_name
-from polycycle.report.tables import export_row
+from polycycle.report.tables import answers_cell, export_row
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import MISSING, decimal, model_title, percent
 from polycycle.results import (
-    AnswerScores,
     ExportResult,
     Group,
     Measure,
@@ -26,7 +25,7 @@ from polycycle.results import (
     value_of,
 )
 
-_MOST_MODELS = 3
+_MOST_MODELS = 4
 """More columns do not fit 80 characters."""
 STYLES = {"good": "bold green", "mixed": "bold yellow", "bad": "bold red"}
 
@@ -36,7 +35,7 @@ def terminal_table(result: RunResult) -> Stack:
     by = measure_of_run(result)
     what = "questions answered correctly" if by == "accuracy" else "bits per byte, lower is better"
     table = Table(title=Text(f"{result.name}: {what}"), title_style="bold", box=SIMPLE_HEAVY)
-    table.add_column("Language", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("Language", no_wrap=True, overflow="ellipsis", max_width=18)
     for name in _shown(result):
         table.add_column(model_title(name), justify="right", no_wrap=True)
     table.add_column("Gained", justify="right", no_wrap=True)
@@ -59,7 +58,7 @@ def terminal_table(result: RunResult) -> Stack:
 def export_table(export: ExportResult) -> Stack:
     """How an export compares with its model, and which engines compute it right."""
     table = Table(title=Text(f"{export.target} against {export.source}"), box=SIMPLE_HEAVY)
-    table.add_column("Text", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("Text", no_wrap=True, overflow="ellipsis", max_width=18)
     for heading in ("Tokens", "Largest Δ", "Mean KL", "Same token", "Greedy"):
         table.add_column(heading, justify="right", no_wrap=True)
     for label, found in export.languages.items():
@@ -103,7 +102,7 @@ def _tasks_table(result: RunResult) -> Table:
     models = _shown(result)
     title = Text("answers written: % exact (% in the form asked for), and chrF of the last")
     table = Table(title=title, title_style="bold", box=SIMPLE_HEAVY)
-    table.add_column("Task", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("Task", no_wrap=True, overflow="ellipsis", max_width=18)
     for model in models:
         table.add_column(model_title(model), justify="right", no_wrap=True)
     table.add_column("chrF", justify="right", no_wrap=True)
@@ -113,14 +112,9 @@ def _tasks_table(result: RunResult) -> Table:
         for group in groups_of(result):
             scores = [average_answers(result, model, group.languages, task) for model in models]
             if scores[-1].chrf is not None:
-                shares = [_answers(one) for one in scores]
+                shares = [answers_cell(one) for one in scores]
                 table.add_row(Text(f"  {group.title}"), *shares, decimal(scores[-1].chrf, 1))
     return table
-
-
-def _answers(scores: AnswerScores) -> str:
-    in_form = "" if scores.in_form is None else f" ({percent(scores.in_form, 0)})"
-    return percent(scores.exact_match, 0 if in_form else 1) + in_form
 
 
 def _cells(values: list[float | None], group: Group, by: Measure) -> list[str]:
