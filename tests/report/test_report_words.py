@@ -17,6 +17,7 @@ from polycycle.report.wording import (
     bytes_size,
     decimal,
     duration,
+    model_title,
     names,
     percent,
     short_count,
@@ -180,3 +181,16 @@ def test_the_report_room_loads_no_torch():
         "sys.exit(bool({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("post-pretrain-g2", "Post-pretrain-g2"),
+        ("post", "Sibling"),
+        ("post-2", "Sibling 2"),
+        ("loramoe", "LoRAMoE"),
+    ],
+)
+def test_models_have_titles_that_do_not_look_alike(name, title):
+    assert model_title(name) == title

@@ -51,7 +51,12 @@ def own_name(tag: str) -> str:
 
 
 def model_title(name: str) -> str:
-    """`post-pretrain` as a column heading: `Post-pretrain`; a baseline by its method's name."""
+    """`post-pretrain` as a column heading: `Post-pretrain`; a baseline by its method's name.
+
+    `post` and `post-2` are the post-trained siblings of the base.
+    """
+    if name == "post" or name.removeprefix("post-").isdigit():
+        return "Sibling" + name.removeprefix("post").replace("-", " ")
     return dict(BASELINES.values()).get(name) or name[:1].upper() + name[1:]
 
 

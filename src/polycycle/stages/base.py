@@ -40,7 +40,7 @@ from polycycle.training import show_progress
 TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
 TRACE_TOKENS = 25_000
-SIBLING_TOKENS = 100_000
+SIBLING_TOKENS = 60_000
 _PLAIN_DOCUMENTS = 30
 _SHAPE: dict[str, Any] = {
     "hidden_size": 160,
@@ -108,7 +108,7 @@ def build_sibling(
         model = AutoModelForCausalLM.from_pretrained(base)
         dtype = model.dtype
         dataset = _instruction_dataset(tokenizer, work, form=form, seed=seed, tokens=tokens)
-        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=5e-4)
+        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=2e-4)
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
@@ -144,7 +144,7 @@ def _fit(
             num_train_epochs=1,
             learning_rate=learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=20,
+            warmup_steps=0.04,
             adam_beta2=0.95,
             weight_decay=0.01,
             use_cpu=not torch.cuda.is_available(),
