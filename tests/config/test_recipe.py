@@ -78,6 +78,19 @@ def test_all_problems_are_reported_together_with_their_keys():
             },
             "tasks.qa: a pattern must contain {language}, got 'qa.jsonl'",
         ),
+        (
+            {"experts": {"classifier": {"layers": [1], "form": "sequence"}}},
+            "form=sequence judges whole rows",
+        ),
+        (
+            {
+                "experts": {
+                    "classifier": {"layers": [1], "form": "sequence"},
+                    "exact_retention": {"threshold": 0.0},
+                }
+            },
+            "exact_retention keeps its decision beside the cache",
+        ),
         ({"evaluation": {"max_new_tokens": 0}}, "evaluation.max_new_tokens"),
         ({"evaluation": {"max_task_examples": 0}}, "evaluation.max_task_examples"),
         ({"data": {"train": {"el": "a", "xx": "b"}, "valid": "v/{language}"}}, "xx stand in no"),

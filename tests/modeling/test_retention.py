@@ -125,6 +125,36 @@ def test_padding_on_either_side_does_not_change_a_decision(models):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_generate_keeps_padded_prompts_exactly_with_every_kind_of_cache(models, cache):
+    dense, moe = models
+    prompts, original = mixed_prompts(moe)
+    gate_of(moe).patience = 10**9
+    pad, mask = torch.ones(12, 5, dtype=torch.long), torch.ones_like(prompts)
+    padded, its_mask = torch.cat([pad, prompts], 1), torch.cat([0 * pad, mask], 1)
+    settings = {**SETTINGS, "cache_implementation": cache}
+    got = moe.generate(padded, attention_mask=its_mask, **settings)
+    expected = dense.generate(padded[original], attention_mask=its_mask[original], **settings)
+    assert torch.equal(got[original], expected)
+    others = dense.generate(padded[~original], attention_mask=its_mask[~original], **settings)
+    assert not torch.equal(got[~original], others)
+
+
+@torch.no_grad()
+def test_sampling_several_answers_to_original_prompts_draws_what_the_base_draws(models):
+    dense, moe = models
+    prompts, original = mixed_prompts(moe)
+    gate_of(moe).patience = 10**9
+    kept = prompts[original]
+    sampled = {**SETTINGS, "do_sample": True, "num_return_sequences": 2}
+    answers = []
+    for model in (moe, dense):
+        torch.manual_seed(3)
+        answers.append(model.generate(kept, attention_mask=torch.ones_like(kept), **sampled))
+    assert torch.equal(*answers)
+
+
+@torch.no_grad()
 def test_packed_documents_are_judged_each_by_itself(models):
     _, moe = models
     prompts, original = mixed_prompts(moe)
@@ -186,8 +216,15 @@ def test_what_cannot_be_kept_exactly_is_refused(tmp_path):
     _, moe = gated(tmp_path)
     prompts, _ = mixed_prompts(moe)
     mask = torch.ones_like(prompts)
-    with pytest.raises(ConfigError, match="num_beams"):
-        moe.generate(prompts, attention_mask=mask, num_beams=2, **SETTINGS)
+    for refused in (
+        {"num_beams": 2},
+        {"use_cache": False},
+        {"prefill_chunk_size": 4},
+        {"prompt_lookup_num_tokens": 2},
+        {"assistant_model": moe},
+    ):
+        with pytest.raises(ConfigError, match=f"{next(iter(refused))}: .*cannot follow"):
+            moe.generate(prompts, attention_mask=mask, **refused, **SETTINGS)
     with pytest.raises(ConfigError, match="return_dict_in_generate"):
         moe.generate(prompts, attention_mask=mask, return_dict_in_generate=True, **SETTINGS)
     upcycle(tmp_path / "dense", tmp_path / "plain", num_experts=2)

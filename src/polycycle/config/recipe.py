@@ -504,6 +504,15 @@ class Recipe(Section):
                 "experts.classifier.form=sequence judges whole rows, but data.packing=documents "
                 "puts several documents into one; use form: token"
             )
+        if (
+            classifier is not None
+            and classifier.form == "sequence"
+            and self.experts.exact_retention
+        ):
+            problems.append(
+                "experts.exact_retention keeps its decision beside the cache, which "
+                "experts.classifier.form=sequence refuses; use form: token, or leave one out"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

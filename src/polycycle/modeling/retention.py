@@ -69,10 +69,12 @@ def _begin_call(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
     # In training nothing is decided: the gate's scores are trained.
     call = None
     if not (module.training or _is_gate_off.get()):
+        cache = kwargs.get("past_key_values")
         call = GatedCall(
             position_ids=kwargs.get("position_ids"),
             attention_mask=kwargs.get("attention_mask"),
-            cache=kwargs.get("past_key_values"),
+            cache=cache,
+            past=0 if cache is None else int(cache.get_seq_length()),
         )
     _gated_call.set(call)
 
@@ -132,19 +134,15 @@ class RetentionMixin(nn.Module):
         Only a call whose rows are all judged original is the dense model bit for bit.
 
         Raises:
-            ConfigError: the model has a retention gate, and the call asks for beam search, or for
-                more than token ids from a mixed batch.
+            ConfigError: the model has a retention gate, and the call asks for a way of decoding in
+                which it cannot keep its decision, or for more than token ids from a mixed batch.
         """
         generate: Callable[..., Any] = super().generate  # type: ignore[misc]
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         if not self.config.exact_retention or ids is None:  # type: ignore[union-attr]
             return generate(inputs, **kwargs)
         settings: Any = kwargs.get("generation_config") or self.generation_config
-        if int(kwargs.get("num_beams") or settings.num_beams or 1) > 1:
-            raise ConfigError(
-                "num_beams: beams change places in the cache, which the retention gate cannot "
-                "follow; use greedy decoding or sampling, or a model without exact_retention"
-            )
+        _refuse_what_the_gate_cannot_follow(settings, kwargs)
         original = self.judge_original(ids, kwargs.get("attention_mask"))
         if original.all() or not original.any():
             return generate(inputs, **kwargs)
@@ -153,6 +151,28 @@ class RetentionMixin(nn.Module):
             for rows in (original.nonzero()[:, 0], (~original).nonzero()[:, 0])
         ]
         return _together(parts, len(ids), settings, kwargs)
+
+
+def _refuse_what_the_gate_cannot_follow(settings: Any, kwargs: dict[str, Any]) -> None:
+    def asked(name: str) -> Any:
+        return kwargs[name] if name in kwargs else getattr(settings, name, None)
+
+    why_not = {
+        "num_beams": (asked("num_beams") or 1) > 1 and "beams change places in the cache",
+        "use_cache": asked("use_cache") is False and "the decision is kept beside the cache",
+        "prefill_chunk_size": asked("prefill_chunk_size")
+        and "a prompt is judged as a whole, not by its first part",
+        "prompt_lookup_num_tokens": asked("prompt_lookup_num_tokens")
+        and "tokens that are tried and dropped again would count",
+        "assistant_model": asked("assistant_model") is not None
+        and "tokens that are tried and dropped again would count",
+    }
+    for name, reason in why_not.items():
+        if reason:
+            raise ConfigError(
+                f"{name}: {reason}, which the retention gate cannot follow; leave it out (greedy "
+                "decoding and sampling work), or use a model without exact_retention"
+            )
 
 
 def _last_real(attention_mask: Tensor) -> Tensor:

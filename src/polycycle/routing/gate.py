@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polycycle.errors import ConfigError
+
 
 class RetentionGate(nn.Module):
     """One vector; a text is original where the mean of w·x over its tokens is above the threshold.
@@ -72,16 +74,19 @@ class GatedCall:
 
     Attributes:
         position_ids: as the model was given them; a step back begins a new document in a row.
-        attention_mask: [B, past + S], 0 for padding; None without padding.
+        attention_mask: as the model was given it: [B, past + S], 0 for padding; the masks that
+            `generate` makes for caches of a fixed size (see `_own_places`); None without padding.
         cache: the key-value cache that the call goes on from; its state is kept on it.
+        past: tokens that the cache held before this call.
         original_BS: the decision for every token; None before the gate has run.
         is_all_original: whether that holds for all rows, so that the dense model will do.
         state: of the rows after this call.
     """
 
     position_ids: Tensor | None
-    attention_mask: Tensor | None
+    attention_mask: Any
     cache: Any
+    past: int = 0
     original_BS: Tensor | None = None
     is_all_original: bool = False
     state: GateState | None = None
@@ -104,10 +109,20 @@ class GatedCall:
         self.is_all_original = bool((original_BS | ~real_BS).all())
 
     def _real(self, scores_BS: Tensor) -> Tensor:
-        mask = self.attention_mask
-        if mask is None or mask.dim() != 2:
+        mask: Any = self.attention_mask
+        if isinstance(mask, dict):  # by kind of attention; a sliding window may have lost places
+            masks = [one for one in mask.values() if one is not None]
+            mask = max(masks, key=lambda one: one.shape[-1], default=None)
+        if mask is None:
             return torch.ones_like(scores_BS, dtype=torch.bool)
-        return mask[:, -scores_BS.shape[1] :].bool()
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            return mask[:, -scores_BS.shape[1] :].bool()
+        if isinstance(mask, Tensor) and mask.dim() == 4:
+            return _own_places(mask, self.past, scores_BS.shape[1]).expand_as(scores_BS)
+        raise ConfigError(
+            f"the retention gate cannot tell padding from a mask of type {type(mask).__name__}; "
+            "give a mask [batch, tokens] with 0 for padding"
+        )
 
     def _judge(
         self, scores_BS: Tensor, real_BS: Tensor, gate: RetentionGate
@@ -133,6 +148,14 @@ class GatedCall:
 
 
 _STATE = "polycycle_gate"
+
+
+def _own_places(mask_B1SK: Tensor, past: int, length: int) -> Tensor:
+    """Whether each token of a call may attend to itself, [B, S]: all but padding may."""
+    if mask_B1SK.shape[-1] < past + length:  # a sliding window went on; only prompts are padded
+        return mask_B1SK.new_ones(1, length, dtype=torch.bool)
+    own = mask_B1SK[:, 0].diagonal(past, dim1=1, dim2=2)[:, :length]
+    return own if own.dtype == torch.bool else own == 0
 
 
 def _follow(state: GateState, scores_BS: Tensor, real_BS: Tensor, gate: RetentionGate) -> GateState:
