@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from polycycle.errors import ConfigError, UpcycleError
 from polycycle.modeling import record_routing
-from polycycle.routing import LanguageClassifier
+from polycycle.routing import LanguageClassifier, dispatch
 from polycycle.surgery import freeze_for, upcycle
 from tests.tiny import FAMILIES, load, save_dense, token_ids
 
@@ -123,6 +124,56 @@ def test_classifiers_are_trained_in_review_and_frozen_before(tmp_path):
     names = {f"model.layers.{layer}.mlp.router.classifier.weight" for layer in LAYERS}
     assert not names & set(freeze_for(moe, "post_pretrain"))
     assert names <= set(freeze_for(moe, "review"))
+
+
+def test_while_new_experts_learn_no_classifier_keeps_text_from_them(tmp_path):
+    _, moe = classified(tmp_path)
+    set_scores(moe, threshold=-1e9)  # as one that takes a language it has not met for original
+    ids, judged = token_ids(2, 20), {}
+    for stage in ("post_pretrain", "review"):
+        freeze_for(moe, stage)
+        for mode in (True, False):
+            moe.train(mode)
+            with record_routing(moe) as routing:
+                moe(ids, use_cache=False)
+            judged[stage, mode] = routing.layers[0].judged_original.float().mean().item()
+    assert judged == {
+        ("post_pretrain", True): 0.0,
+        ("post_pretrain", False): 1.0,
+        ("review", True): 1.0,
+        ("review", False): 1.0,
+    }
+
+
+@torch.no_grad()
+def test_new_experts_are_run_for_no_token_that_is_judged_original(tmp_path, monkeypatch):
+    _, moe = classified(tmp_path, classifier_layers=[0, 1, 2])
+    set_scores(moe)
+    rows = {"frozen": [], "new": []}
+    run_new, run_frozen = dispatch._run_new_experts, LlamaMLP.forward
+
+    def count_new(inputs, counts, *rest):
+        rows["new"].append(len(inputs))
+        return run_new(inputs, counts, *rest)
+
+    def count_frozen(self, hidden):
+        rows["frozen"].append(hidden.reshape(-1, hidden.shape[-1]).shape[0])
+        return run_frozen(self, hidden)
+
+    monkeypatch.setattr(dispatch, "_run_new_experts", count_new)
+    monkeypatch.setattr(LlamaMLP, "forward", count_frozen)
+    with record_routing(moe) as routing:
+        moe(token_ids(2, 30), use_cache=False)
+    for layer, new, frozen in zip(routing.layers, rows["new"], rows["frozen"], strict=True):
+        others = layer.expert_ids[~layer.judged_original]
+        assert new == (others > 0).sum()
+        assert frozen == layer.judged_original.sum() + (others == 0).sum()
+        assert new < 2 * 60
+    # Judged original without exception, no new expert runs at all.
+    set_scores(moe, threshold=-1e9)
+    rows["new"].clear()
+    moe(token_ids(2, 30), use_cache=False)
+    assert rows["new"] == []
 
 
 @torch.no_grad()

@@ -46,6 +46,16 @@ class LanguageClassifier(nn.Module):
             scores_BS = scores_BS.sum(-1, keepdim=True).expand_as(scores_BS)
         return scores_BS.reshape(-1)
 
+    def judge(self, scores_N: Tensor) -> Tensor:
+        """Which tokens are original, [N] bool.
+
+        In a stage that trains others but not it (post-pretraining) nothing is: it has not met the
+        languages that are being learned, and would keep their text from the experts that learn.
+        """
+        if self.training and not self.weight.requires_grad:
+            return torch.zeros_like(scores_N, dtype=torch.bool)
+        return scores_N > self.threshold
+
     def extra_repr(self) -> str:
         return f"threshold={self.threshold}, form={self.form!r}"
 

@@ -103,7 +103,7 @@ class Router(nn.Module):
         scores = judged = None
         if self.classifier is not None:
             scores = self.classifier(hidden_BSD)
-            judged = scores > self.classifier.threshold
+            judged = self.classifier.judge(scores)
         if original_BS is not None:
             before = original_BS.reshape(-1)
             judged = before if judged is None else before | judged
