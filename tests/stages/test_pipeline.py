@@ -188,6 +188,7 @@ def test_a_layermoe_run_measures_similarity_once_and_shares_its_experts_out(
         "classifier": {"layers": 1},
     }
     result = run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    assert result.method == "LayerMoE"
     table = read_table(tmp_path / "run" / "similarity" / "similarity.json")
     assert table.languages == ("en", "el", "tr")
     routing = result.model("review").routing
@@ -302,6 +303,14 @@ def test_a_second_group_leaves_the_first_as_it_was(recipe_settings, tmp_path):
         load_file(tmp_path / "run" / name / "model.safetensors")
         for name in ("review", "grow-g2", "post-pretrain-g2", "review-g2")
     )
+    # What unmasking alone changed is on record; the finished model is as its stage left it.
+    unmasked = {curve.stage: curve.unmasking for curve in result.curves if curve.unmasking}
+    assert set(unmasked) == {"post-pretrain-g2"}
+    change = unmasked["post-pretrain-g2"]
+    at_the_end = result.curves[1].validations[-1].bits_per_byte
+    for tag in ("en", "es", "el", "tr"):
+        assert change.before[tag] == pytest.approx(at_the_end[tag], rel=1e-2)  # bfloat16 weights
+        assert change.after[tag] != change.before[tag]
     # Growing and post-pretraining the second group: everything earlier stays bit for bit.
     for name, tensor in review.items():
         assert torch.equal(grown[name], tensor)
@@ -321,6 +330,7 @@ def test_a_second_group_leaves_the_first_as_it_was(recipe_settings, tmp_path):
     assert config.language_groups["expanded"] == [["el"], ["tr"]]
     page = write_report(result, tmp_path / "report").read_text()
     assert "review-g2" in page
+    assert "began to take part, before the first step of post-pretrain-g2" in page
 
 
 def test_a_later_group_that_spoils_an_earlier_one_is_told(recipe_settings, tmp_path):
@@ -340,6 +350,30 @@ def test_a_later_group_that_spoils_an_earlier_one_is_told(recipe_settings, tmp_p
     ratios = [point.bits_per_byte["el"] / finished[-1].bits_per_byte["el"] for point in later]
     ratio = float(re.search(r"need ([\d.]+) ×", message)[1])
     assert min(abs(ratio - one) for one in ratios) < 0.01 * ratio
+
+
+@pytest.mark.slow
+def test_two_sharded_processes_add_a_second_group_as_one_does(recipe_settings, tmp_path):
+    recipe_settings["languages"] = {"original": ["en"], "expanded": [["el"], ["tr"]]}
+    recipe_settings["experts"] = {"num_experts": [3, 1, 4], "classifier": {"layers": [0]}}
+    recipe_settings["review"]["prior_form"] = "group"
+    for stage in ("post_pretrain", "review"):
+        recipe_settings[stage]["fsdp"] = True
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe_settings))  # JSON is YAML
+    torchrun("-m", "polycycle", "run", str(path))
+    two = load_result(tmp_path / "run" / "result.json")
+    elsewhere = {**recipe_settings, "output": str(tmp_path / "one")}
+    one = run_recipe(parse_recipe(elsewhere), lambda note: None)
+    assert [model.name for model in two.models] == [model.name for model in one.models]
+    for together, alone in zip(two.models, one.models, strict=True):
+        for language, scores in alone.scores.items():
+            found = together.scores[language].bits_per_byte
+            assert found == pytest.approx(scores.bits_per_byte, rel=1e-3)
+    review = load_file(tmp_path / "run" / "review" / "model.safetensors")
+    second = load_file(tmp_path / "run" / "post-pretrain-g2" / "model.safetensors")
+    assert all(torch.equal(second[name], tensor) for name, tensor in review.items())
+    assert two.curves[2].unmasking.after == pytest.approx(one.curves[2].unmasking.after, rel=1e-3)
 
 
 @pytest.mark.slow

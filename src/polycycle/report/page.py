@@ -64,6 +64,7 @@ def page(result: RunResult) -> str:
         speed_table=tables.speed_table(result),
         speed=_speed(result),
         trade_table=tables.trade_table(result),
+        unmasking_tables=tables.unmasking_tables(result),
         packs_table=tables.packs_table(result),
         expert_usage=figures.expert_usage(result),
         data_table=tables.data_table(result),

@@ -355,6 +355,37 @@ def speed_table(result: RunResult) -> Table | None:
     )
 
 
+def unmasking_tables(result: RunResult) -> list[tuple[str, Table]]:
+    """Each stage that unmasked a group, and what that alone changed in every language."""
+    tables = []
+    for curves in result.curves:
+        seen = curves.unmasking
+        if seen is None:
+            continue
+        sections = []
+        for group in groups_of(result):
+            known = [tag for tag in group.languages if tag in seen.before and tag in seen.after]
+            rows = tuple(
+                (
+                    language_cell(tag),
+                    decimal(seen.before[tag], 3),
+                    decimal(seen.after[tag], 3),
+                    percent(seen.after[tag] / seen.before[tag] - 1, 2, sign=True),
+                )
+                for tag in known
+            )
+            if rows:
+                sections.append(Section(title=group.title, rows=rows))
+        headings = (
+            ("Language", ""),
+            ("Before", "bits/byte"),
+            ("Unmasked, untrained", "bits/byte"),
+            ("Change", "%"),
+        )
+        tables.append((curves.stage, Table(headings=headings, sections=tuple(sections))))
+    return tables
+
+
 def packs_table(result: RunResult) -> Table | None:
     """What a language pack of the final model holds, against the base; None for a dense model."""
     sizes = result.final.tensor_bytes

@@ -41,6 +41,7 @@ from polycycle.results.schema import (
     StageCurves,
     TaskScore,
     TensorBytes,
+    Unmasking,
     ValidationPoint,
 )
 
@@ -69,6 +70,7 @@ __all__ = [
     "StageCurves",
     "TaskScore",
     "TensorBytes",
+    "Unmasking",
     "ValidationPoint",
     "average",
     "average_answers",

@@ -281,6 +281,18 @@ class RoutingPoint(Part):
     """The same, averaged over layers."""
 
 
+class Unmasking(Part):
+    """What changed when a new group's untrained experts began to take part in routing.
+
+    Bits per byte by language, on the text of this stage's validations.
+    """
+
+    before: dict[str, float]
+    """Of the finished model of the groups before; growing alone changes no bit of it."""
+    after: dict[str, float]
+    """Of the grown model, unmasked, before its first training step."""
+
+
 class StageCurves(Part):
     """What one training stage logged."""
 
@@ -292,6 +304,8 @@ class StageCurves(Part):
     """In order of steps."""
     routing: tuple[RoutingPoint, ...] = ()
     """In order of steps."""
+    unmasking: Unmasking | None = None
+    """None where no group was unmasked."""
 
 
 class Alarm(Part):

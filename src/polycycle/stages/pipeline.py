@@ -608,7 +608,10 @@ def _method_of(recipe: Recipe) -> str:
         return BASELINES[recipe.baseline.method][1]
     if recipe.post_pretrain.trains == "everything":
         return "MoE, everything trained"
-    return "DeltaMoE" if recipe.graft else "MoE-LPR"
+    if recipe.graft is not None:
+        return "DeltaMoE"
+    is_layerwise = recipe.experts.allocation is not None or recipe.experts.classifier is not None
+    return "LayerMoE" if is_layerwise else "MoE-LPR"
 
 
 def describe_environment(recipe: Recipe) -> Environment:

@@ -22,6 +22,7 @@ from polycycle.results import (
     RoutingPoint,
     StageCost,
     StageCurves,
+    Unmasking,
     ValidationPoint,
 )
 from polycycle.stages.corpora import RunCorpora, stage_corpora
@@ -84,8 +85,13 @@ def train_and_write(
         recipe.evaluation.context_length,
         is_padded=classifier is None or classifier.form != "sequence",
     )
-    kept = None if finished is None else _kept(finished, validate, config)
+    kept = None
+    if finished is not None:
+        kept = _validated(load_for_training(finished, fsdp=config.fsdp), validate)
     model = load_for_training(source, fsdp=config.fsdp)
+    unmasking = None
+    if kept is not None and open_checkpoint(source).config.get("masked_groups"):
+        unmasking = Unmasking(before=dict(kept), after=dict(_validated(model, validate)))
     done = train_stage(
         model,
         dataset,
@@ -106,7 +112,9 @@ def train_and_write(
     # A token passes through the trained parameters that are active; in review that is next to none.
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     updated = max(active - frozen, 0) if stage == "post_pretrain" else 0
-    return write_record(name, done, folder, work, active=active, updated=updated)
+    return write_record(
+        name, done, folder, work, active=active, updated=updated, unmasking=unmasking
+    )
 
 
 def with_second_head(
@@ -121,7 +129,14 @@ def with_second_head(
 
 
 def write_record(
-    name: str, done: TrainedStage, folder: Path, work: Path, *, active: int, updated: int
+    name: str,
+    done: TrainedStage,
+    folder: Path,
+    work: Path,
+    *,
+    active: int,
+    updated: int,
+    unmasking: Unmasking | None = None,
 ) -> dict[str, Any]:
     """Write curves, alarms and costs beside the trained model.
 
@@ -132,11 +147,12 @@ def write_record(
         work: where training logged.
         active: parameters that a token passes through.
         updated: those of them that were trained.
+        unmasking: what changed when a grown group began to take part.
 
     Returns:
         What it cost, for the manifest.
     """
-    curves, alarms = _history(name, done)
+    curves, alarms = _history(name, done, unmasking)
     cost = _cost(name, done, active, updated)
     record = {
         "curves": curves.model_dump(mode="json"),
@@ -264,17 +280,16 @@ def validation(
     return validate
 
 
-def _kept(
-    finished: Path, validate: Callable[[Any], Mapping[str, float]], config: TrainConfig
-) -> Mapping[str, float]:
-    """Bits per byte of the finished model, as the coming stage will measure its own."""
-    model = load_for_training(finished, fsdp=config.fsdp)
+def _validated(model: Any, validate: Callable[[Any], Mapping[str, float]]) -> Mapping[str, float]:
+    """Bits per byte before training, as the coming stage will measure its own."""
     if torch.cuda.is_available() and not is_sharded(model):
         model.cuda()
     return validate(model)
 
 
-def _history(name: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:
+def _history(
+    name: str, done: TrainedStage, unmasking: Unmasking | None
+) -> tuple[StageCurves, list[Alarm]]:
     lines = {
         kind: [m for m in done.metrics if m["kind"] == kind] for kind in ("train", "validation")
     }
@@ -293,6 +308,7 @@ def _history(name: str, done: TrainedStage) -> tuple[StageCurves, list[Alarm]]:
             for line in lines["train"]
             if "expert0_share" in line  # no such thing in a dense model
         ),
+        unmasking=unmasking,
     )
     alarms = [
         Alarm(stage=name, kind=alarm.kind, step=alarm.step, message=alarm.message)
