@@ -44,8 +44,33 @@ def test_the_last_group_can_be_left_out(tmp_path):
     assert both.groups[1] == 3 * 4 * (3 * 32 * 48 + 32)
     assert back.config["language_groups"]["expanded"] == [["el", "tr"]]
     load(tmp_path / "first")
+    # The group that was dropped leaves no trace, so that another can be added.
+    grow(tmp_path / "first", tmp_path / "again", new_experts=1, languages=("hi",))
     with pytest.raises(UpcycleError, match="the pack has 2"):
         unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "third", groups=3)
+
+
+def test_a_pack_names_the_commit_of_a_hub_base_and_asks_for_it_again(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    fetched = save_dense(tmp_path / "snapshots" / commit)
+    asked = []
+
+    def fetch(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(fetched)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    upcycle("owner/base", tmp_path / "moe", num_experts=2, revision="main")
+    pack(tmp_path / "moe", tmp_path / "pack")
+    config = open_checkpoint(tmp_path / "pack").config
+    assert (config["base_model"], config["base_revision"]) == ("owner/base", commit)
+    unpack("owner/base", tmp_path / "pack", tmp_path / "back")
+    unpack("owner/base", tmp_path / "pack", tmp_path / "back", revision="v2")
+    assert asked == [("owner/base", "main"), ("owner/base", commit), ("owner/base", "v2")]
+    assert content_hash(open_checkpoint(tmp_path / "back")) == content_hash(
+        open_checkpoint(tmp_path / "moe")
+    )
+    assert open_checkpoint(save_dense(tmp_path / "dense")).revision is None
 
 
 def test_a_wrong_base_and_what_is_no_pack_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """A folder of safetensors, read one tensor at a time."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from polycycle.errors import CheckpointError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 # What of a hub repository is fetched: weights in safetensors, and text files. Never pickles, code.
 _HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
 
@@ -83,6 +85,12 @@ class Checkpoint:
             is_weights = file.suffix == ".safetensors" or file.name == _INDEX
             if file.is_file() and not is_weights and _is_side_file(file):
                 yield file
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a hub repository; None for a folder."""
+        is_fetched = self.folder.parent.name == "snapshots"
+        return self.folder.name if is_fetched and _COMMIT.fullmatch(self.folder.name) else None
 
     @property
     def has_tokenizer(self) -> bool:

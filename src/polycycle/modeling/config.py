@@ -31,6 +31,7 @@ class UpcycledConfigMixin:
         retention_patience: generated tokens in a row that change its decision.
         language_groups: `{"original": […], "unseen_original": […], "expanded": [[…], …]}`.
         base_model: name or folder of the dense model, as it was given.
+        base_revision: its commit, where it came from the hub.
         base_hash: content hash of the dense model's tensors; None where a graft left no dense model
             that this one agrees with.
         base_trained: whether post-pretraining trained the base's tensors, too.
@@ -53,6 +54,7 @@ class UpcycledConfigMixin:
     retention_patience: int = 8
     language_groups: dict[str, Any] | None = None
     base_model: str | None = None
+    base_revision: str | None = None
     base_hash: str | None = None
     base_trained: bool = False
     grafts: list[dict[str, Any]] | None = None

@@ -36,6 +36,7 @@ GraftTarget = Literal["all", "shared", "experts", "frozen-expert"]
 KEPT = "ungrafted"
 """Folder inside a grafted model that holds its new experts as they were."""
 _FEED_FORWARD = re.compile(r"^model\.layers\.\d+\.mlp\.")
+_BASE_KEYS = ("base_model", "base_revision", "base_hash")
 _NEW_EXPERTS = re.compile(r"^(model\.layers\.\d+\.mlp\.)experts\.g\d+\.(gate_up_proj|down_proj)$")
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _OURS = {one.name for one in fields(UpcycledConfigMixin)} | {
@@ -156,7 +157,7 @@ def plan_graft(
         "base": deltas[0].base_name,
         "base_hash": deltas[0].base_hash,
         "is_forced": any(delta.base_hash not in _known_bases(model) for delta in deltas),
-        "before": {key: model.config.get(key) for key in ("base_model", "base_hash")},
+        "before": {key: model.config.get(key) for key in _BASE_KEYS},
         "deltas": [
             {
                 "post": delta.name,
@@ -239,6 +240,7 @@ def fill_grafted(
             )
     if no_reference is None:
         config["base_model"] = plan.deltas[0].name
+        config["base_revision"] = plan.deltas[0].source.revision
         config["base_hash"] = plan.deltas[0].post_hash
     else:
         config["base_hash"] = None

@@ -1,7 +1,7 @@
 """What a model folder holds, from headers alone."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
@@ -23,6 +23,10 @@ class Inspection:
         parameters_trainable: by stage; empty for a dense model.
         num_experts_per_layer: with the frozen expert; 1 is a dense layer.
         num_experts_per_tok: top-k.
+        new_experts_by_group: what each language group brought to each layer; none if dense.
+        masked_groups: groups that take part in no routing yet.
+        classifier_layers: layers with a language classifier.
+        exact_retention: whether a retention gate stands before the first mixture layer.
         dtypes: parameters per dtype.
         base_model: the dense model it was made from.
         base_hash: content hash of the dense tensors: recorded, or for a dense model computed when
@@ -52,6 +56,10 @@ class Inspection:
     has_tokenizer: bool
     export_targets: tuple[str, ...]
     lora_experts: int = 0
+    new_experts_by_group: list[list[int]] = field(default_factory=list)
+    masked_groups: list[str] = field(default_factory=list)
+    classifier_layers: list[int] = field(default_factory=list)
+    exact_retention: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -99,6 +107,10 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
         has_tokenizer=checkpoint.has_tokenizer,
         export_targets=() if lora_experts else family.export_targets,
         lora_experts=lora_experts,
+        new_experts_by_group=list(config.get("new_experts_by_group") or ()),
+        masked_groups=list(config.get("masked_groups") or ()),
+        classifier_layers=list(config.get("classifier_layers") or ()),
+        exact_retention=bool(config.get("exact_retention")),
     )
 
 

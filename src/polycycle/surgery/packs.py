@@ -1,7 +1,7 @@
 """Language packs: what an expansion added, without the base that everybody has already.
 
 All of the base's tensors are frozen and keep their names, so a pack is the rest: experts, router
-rows, classifiers. It names its base and carries the base's content hash.
+rows, classifiers. It names its base (a hub base with its commit) and carries its content hash.
 """
 
 import re
@@ -54,6 +54,7 @@ def pack(model: str | Path, out: Path) -> int:
         config = {
             "model_type": _PACK_TYPE,
             "base_model": source.config.get("base_model"),
+            "base_revision": source.config.get("base_revision"),
             "base_hash": source.config["base_hash"],
             "model": dict(source.config),
         }
@@ -79,7 +80,7 @@ def unpack(
         out: appears when it is complete; replaced if it exists.
         groups: only the first so many language groups. Routers keep the rows that the last review
             gave them, which is not what they were before the dropped group came.
-        revision: of a hub base.
+        revision: of a hub base; by default the one that the pack was made from.
 
     Raises:
         CheckpointError: this is no pack, or the base is not the one it was made from.
@@ -88,12 +89,14 @@ def unpack(
     packed = open_checkpoint(pack_folder)
     if packed.config.get("model_type") != _PACK_TYPE:
         raise CheckpointError(f"{packed.name} is no language pack; make one with `polycycle pack`")
+    if revision is None and str(base) == packed.config.get("base_model"):
+        revision = packed.config.get("base_revision")
     dense = open_checkpoint(base, revision=revision)
     found, wanted = content_hash(dense), packed.config["base_hash"]
     if found != wanted:
         raise CheckpointError(
             f"{dense.name} is not the base of this pack: its content hash is {found[:12]}…, the "
-            f"pack wants {wanted[:12]}… ({packed.config.get('base_model')})"
+            f"pack wants {wanted[:12]}… ({_base_of(packed)})"
         )
     config = dict(packed.config["model"])
     names = sorted(packed.tensors)
@@ -106,6 +109,11 @@ def unpack(
         write_json(folder / "config.json", config)
         for file in packed.side_files():
             shutil.copyfile(file, folder / file.name)
+
+
+def _base_of(packed: Checkpoint) -> str:
+    revision = packed.config.get("base_revision")
+    return f"{packed.config.get('base_model')}" + (f" at {revision}" if revision else "")
 
 
 def tensor_bytes(checkpoint: Checkpoint) -> TensorBytes:
@@ -141,8 +149,12 @@ def _first_groups(config: dict[str, Any], groups: int) -> dict[str, Any]:
     languages = config.get("language_groups")
     if languages is not None:
         languages = {**languages, "expanded": languages["expanded"][:groups]}
+    known = {f"g{number}" for number in range(1, groups + 1)}
+    redrawn = config.get("routers_redrawn_for")
     return {
         **config,
+        "masked_groups": [group for group in config.get("masked_groups") or () if group in known],
+        "routers_redrawn_for": redrawn if redrawn in known else None,
         "new_experts_by_group": kept,
         "num_experts_per_layer": counts,
         "language_groups": languages,

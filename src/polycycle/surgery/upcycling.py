@@ -203,6 +203,7 @@ def _moe_config(
         "routing_weights_dtype": family.routing_weights_dtype,
         "language_groups": groups,
         "base_model": dense.name,
+        "base_revision": dense.revision,
     }
 
 
