@@ -131,6 +131,27 @@ def test_wrong_usage_is_exit_code_2():
     assert call("fly").exit_code == 2
 
 
+def test_what_allocate_wrote_goes_into_upcycle_and_grow_by_its_name(tmp_path):
+    similarity, counts = tmp_path / "similarity.json", tmp_path / "allocation.json"
+    similarity.write_text('{"per_layer": [0.25, 0.5, 1.0]}')
+    dense = save_dense(tmp_path / "dense")
+    allocate = ("allocate", "--similarity", similarity, "--out", counts, "--total-experts")
+    assert call(*allocate, 10).exit_code == 0  # 5 3 2
+    moe, grown = tmp_path / "moe", tmp_path / "grown"
+    assert call("upcycle", dense, moe, "--num-experts", counts).exit_code == 0
+    assert call(*allocate, 8, "--min-experts", 1).exit_code == 0  # 4 2 1
+    assert call("grow", moe, grown, "--new-experts", counts).exit_code == 0
+    seen = json.loads(call("inspect", grown, "--json").stdout)
+    assert seen["new_experts_by_group"] == [[4, 2, 1], [3, 1, 0]]
+    assert seen["num_experts_per_layer"] == [8, 4, 2]
+    assert "[3, 1, 0], masked until it is trained" in " ".join(
+        call("inspect", grown).output.split()
+    )
+    refused = call("grow", moe, tmp_path / "no", "--new-experts", similarity)
+    assert refused.exit_code == 1
+    assert "no allocation to read (KeyError)" in " ".join(refused.output.split())
+
+
 def test_grow_appends_a_group_and_says_what_came_out(tmp_path):
     save_dense(tmp_path / "dense")
     assert call("upcycle", tmp_path / "dense", tmp_path / "moe", "--num-experts", 3).exit_code == 0

@@ -90,6 +90,28 @@ def test_a_recipe_says_the_same_and_allocate_reads_it(place, tmp_path):
     assert sum(counts) == 9
 
 
+def test_the_groups_of_a_recipe_are_measured_one_by_one(place, tmp_path):
+    recipe = {
+        "base": str(place / "dense"),
+        "output": str(tmp_path / "run"),
+        "languages": {"original": ["en"], "expanded": [["el"], ["tr"]]},
+        "data": {"train": "{language}.jsonl", "valid": "valid/{language}.jsonl"},
+        "post_pretrain": {"tokens": 1000},
+    }
+    path, out = tmp_path / "recipe.yaml", tmp_path / "s.json"
+    path.write_text(yaml.safe_dump(recipe))
+    arguments = ["--recipe", path, "--set", f"data.root={place / 'text'}", "--out", out]
+    arguments += ["--tokens-per-language", "100"]
+    assert call(*arguments).exit_code == 0
+    assert json.loads(out.read_text())["languages"] == ["en", "el"]
+    assert call(place / "moe", *arguments, "--group", 2).exit_code == 0
+    found = json.loads(out.read_text())
+    assert found["groups"] == {"original": ["en"], "expanded": [["el"], ["tr"]]}
+    refused = call(*arguments, "--group", 2)
+    assert "the finished model of the groups before" in " ".join(refused.output.split())
+    assert "has 2 groups" in " ".join(call(*arguments, "--group", 3).output.split())
+
+
 def test_a_mixed_file_is_told_apart_by_its_language_column(place, tmp_path):
     rows = [{"t": text, "l": tag} for tag in LANGUAGES for text in sentences(tag, 30)]
     mixed = write_jsonl(tmp_path / "mixed.jsonl", rows)
@@ -127,6 +149,7 @@ GROUPS = ["--original", "en,es", "--expanded", "el,tr"]
         (["{place}/dense", *TEXT, *GROUPS, "--set", "seed=1"], "give one with --recipe"),
         (["--recipe", "r.yaml", *TEXT], "drop --data"),
         (["--recipe", "{place}/none.yaml"], "no recipe at"),
+        (["{place}/dense", *TEXT, *GROUPS, "--group", "2"], "--group 2 is one of a recipe's"),
     ],
 )
 def test_errors_say_what_to_type(place, tmp_path, arguments, message):

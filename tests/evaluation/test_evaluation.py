@@ -48,7 +48,9 @@ def judging_sequences(setup, folder):
     model.load_state_dict(moved.state_dict(), strict=False)
     for name, parameter in model.named_parameters():
         if "classifier" in name:
-            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            parameter.data = torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(2)
+            )
     return model
 
 

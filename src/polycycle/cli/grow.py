@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from polycycle.cli.app import refuse_existing, tell, verb
-from polycycle.cli.upcycle import bytes_bar, check_init, parse_counts, print_jobs
+from polycycle.cli.upcycle import bytes_bar, check_init, parse_counts, parse_experts, print_jobs
 
 
 @verb("grow", "Steps")
@@ -15,7 +15,10 @@ def grow(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new.")],
     new_experts: Annotated[
         str,
-        typer.Option(help="Experts to add: 2 to every layer, or 2,0,1,… per layer."),
+        typer.Option(
+            help="Experts to add: 2 to every layer, or 2,0,1,… per layer, or the file that "
+            "`polycycle allocate --out` wrote (its counts less expert 0)."
+        ),
     ],
     languages: Annotated[
         str, typer.Option(help="Languages of the new group, for its config: bn,hi,ne.")
@@ -46,7 +49,9 @@ def grow(
     from polycycle.checkpoint import open_checkpoint
     from polycycle.surgery import execute_growth, plan_growth
 
-    counts = parse_counts("--new-experts", new_experts)
+    counts = parse_experts("--new-experts", new_experts)
+    if new_experts.endswith(".json") and not isinstance(counts, int):
+        counts = tuple(count - 1 for count in counts)
     check_init(init)
     refuse_existing(folder, may_exist=force or dry_run)
     plan = plan_growth(

@@ -37,6 +37,8 @@ def inspect(
         "parameters": f"{seen.parameters_total:,} in all, {seen.parameters_active:,} per token",
         "dtypes": ", ".join(f"{dtype} {count:,}" for dtype, count in seen.dtypes.items()),
         "experts": _experts(seen.num_experts_per_layer, seen.num_experts_per_tok),
+        **_groups(seen),
+        **_judges(seen),
         **{
             f"trained in {stage.replace('_', '-')}": f"{count:,}"
             for stage, count in seen.parameters_trainable.items()
@@ -51,6 +53,30 @@ def inspect(
     for name, value in rows.items():
         table.add_row(name, value)
     out.print(table)
+
+
+def _groups(seen: "Inspection") -> dict[str, str]:
+    """What each language group brought, where there are several."""
+    if len(seen.new_experts_by_group) < 2:
+        return {}
+    return {
+        f"new in g{number}": f"{counts}{_masked(f'g{number}', seen.masked_groups)}"
+        for number, counts in enumerate(seen.new_experts_by_group, start=1)
+    }
+
+
+def _masked(group: str, masked: list[str]) -> str:
+    return ", masked until it is trained" if group in masked else ""
+
+
+def _judges(seen: "Inspection") -> dict[str, str]:
+    """Language classifiers and the retention gate, where there are any."""
+    rows = {}
+    if seen.classifier_layers:
+        rows["language classifiers"] = f"on layers {', '.join(map(str, seen.classifier_layers))}"
+    if seen.exact_retention:
+        rows["exact retention"] = "a gate before the first mixture layer"
+    return rows
 
 
 def _base(seen: "Inspection") -> str:

@@ -55,6 +55,14 @@ def similarity(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe."),
     ] = None,
+    group: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The group of the recipe's languages that is to come: 1, its base measured, when "
+            "not given. For a later one give the finished model of the groups before.",
+        ),
+    ] = None,
     tokens_per_language: Annotated[
         int, typer.Option(min=1, help="The first so many tokens of each language (paper: 100000).")
     ] = 100_000,
@@ -93,9 +101,9 @@ def similarity(
         "--language-field": language_field,
     }
     if recipe is None:
-        asked = _from_options(model, texts, overrides, revision)
+        asked = _from_options(model, texts, overrides, revision, group)
     else:
-        asked = _from_recipe(recipe, overrides, model, texts, revision)
+        asked = _from_recipe(recipe, overrides, model, texts, revision, group or 1)
     found = _measure(asked, tokens_per_language, row_tokens)
     write_json(path, found.to_json())
     if as_json:
@@ -110,6 +118,7 @@ def _from_options(
     texts: dict[str, str | None],
     overrides: list[str] | None,
     revision: str | None,
+    group: int | None,
 ) -> _Question:
     """Everything from the command line."""
     from polycycle.data import TextSource
@@ -118,6 +127,11 @@ def _from_options(
 
     if overrides:
         raise ConfigError("--set changes a recipe; give one with --recipe recipe.yaml")
+    if group is not None:
+        raise ConfigError(
+            f"--group {group} is one of a recipe's; without a recipe --expanded names it, and all "
+            "languages of the groups before count as --original"
+        )
     required = {"MODEL": model, **{k: texts[k] for k in ("--data", "--original", "--expanded")}}
     missing = [name for name, value in required.items() if not value]
     if missing:
@@ -153,6 +167,7 @@ def _from_recipe(
     model: str | None,
     texts: dict[str, str | None],
     revision: str | None,
+    group: int,
 ) -> _Question:
     """Languages and training text from a recipe; its base where no model is given."""
     from polycycle.config import load_recipe
@@ -165,13 +180,24 @@ def _from_recipe(
             "setting, for example --set data.root=/text"
         )
     recipe = load_recipe(path, overrides or [])
+    groups = recipe.languages.groups()
+    if group > len(groups.expanded):
+        raise ConfigError(
+            f"--group {group}: languages.expanded of {path} has {len(groups.expanded)} groups"
+        )
+    if group > 1 and model is None:
+        raise ConfigError(
+            f"--group {group}: similarity before a later group is that of the finished model of "
+            "the groups before; give it: polycycle similarity MODEL --recipe …"
+        )
+    groups = groups.first(group)
     from polycycle.stages import training_sources
 
     return _Question(
         model=model or recipe.base,
         revision=revision if model else revision or recipe.base_revision,
         sources=training_sources(recipe),
-        groups=recipe.languages.groups(),
+        groups=groups,
         root=recipe.data.root,
         on_bad_document=recipe.data.on_bad_document,
     )

@@ -20,7 +20,10 @@ def upcycle(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new.")],
     num_experts: Annotated[
         str,
-        typer.Option(help="Experts per layer with the frozen original: 6, or 2,4,6,… per layer."),
+        typer.Option(
+            help="Experts per layer with the frozen original: 6, or 2,4,6,… per layer, or the file "
+            "that `polycycle allocate --out` wrote."
+        ),
     ] = "6",
     top_k: Annotated[int, typer.Option(help="Experts per token.")] = 2,
     renormalize: Annotated[
@@ -44,7 +47,7 @@ def upcycle(
     from polycycle.checkpoint import open_checkpoint
     from polycycle.surgery import execute_upcycle, plan_upcycle
 
-    counts = parse_counts("--num-experts", num_experts)
+    counts = parse_experts("--num-experts", num_experts)
     check_init(init)
     refuse_existing(folder, may_exist=force or dry_run)
     checkpoint = open_checkpoint(dense, revision=revision)
@@ -90,6 +93,23 @@ def bytes_bar(doing: str, num_bytes: int) -> Iterator[Callable[["TensorJob"], No
     with Progress(console=err, transient=True) as bar:
         task = bar.add_task(doing, total=num_bytes)
         yield lambda job: bar.advance(task, job.num_bytes)
+
+
+def parse_experts(option: str, text: str) -> int | tuple[int, ...]:
+    """As `parse_counts`, or the counts that `polycycle allocate --out` wrote to a .json file.
+
+    Raises:
+        ConfigError: naming the option, or the file that holds no allocation.
+    """
+    if not text.endswith(".json"):
+        return parse_counts(option, text)
+    try:
+        return tuple(json.loads(Path(text).read_text(encoding="utf-8"))["num_experts_per_layer"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{option} {text}: no allocation to read ({type(error).__name__}). Make it: polycycle "
+            f"allocate --similarity similarity.json --total-experts … --out {text}"
+        ) from error
 
 
 def parse_counts(option: str, text: str) -> int | tuple[int, ...]:
