@@ -1,5 +1,6 @@
 """`polycycle upcycle`: dense checkpoint in, mixture of experts out."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
