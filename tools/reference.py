@@ -1,10 +1,12 @@
-"""Writes docs/reference: every setting of recipe and study, and every verb, from the code itself.
+"""Writes docs/reference: every setting of recipe and study, and every verb, from the code itself;
+and the JSON schema of recipes, by which editors check and complete them.
 
 python tools/reference.py            # write the pages (= make docs-reference)
 python tools/reference.py --check    # say which would change, and end with code 1 if any would
 """
 
 import inspect
+import json
 import re
 import sys
 import types
@@ -20,6 +22,7 @@ from polycycle.cli import app
 from polycycle.config import BASELINES, CellConfig, Recipe, Study, TrainConfig
 from polycycle.config.section import Section
 
+SCHEMA = "recipe.schema.json"
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 GENERATED = "<!-- Written by tools/reference.py from the code; change the docstrings there. -->"
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
@@ -32,6 +35,10 @@ A recipe is a YAML file; `polycycle run` carries it out, `polycycle plan` says w
 What is **required** has to be in it, everything else has a default. A setting that does not exist
 is an error, and so is one that would silently do nothing. On the command line,
 `--set review.prior_coef=0.2` changes any of them; values are YAML.
+
+An editor that knows YAML checks and completes a recipe whose first line is
+`# yaml-language-server: $schema=PATH`, with the path or address of
+[recipe.schema.json](recipe.schema.json).
 
 Defaults are the papers' where they give one; [From paper to code](../papers.md) says which, and
 where we differ. Whole recipes to start from stand in [Getting started](../getting_started.md).
@@ -55,6 +62,13 @@ after an interruption.
 def pages() -> dict[str, str]:
     """What every page holds, by file name."""
     return {"recipe.md": recipe_page(), "study.md": study_page(), "cli.md": cli_page()}
+
+
+def schema() -> str:
+    """The JSON schema of a recipe as people write it, short forms included."""
+    found = Recipe.model_json_schema(mode="validation")
+    address = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps({"$schema": address, **found}, indent=2, ensure_ascii=False) + "\n"
 
 
 # Recipe and study
@@ -355,7 +369,7 @@ def finish(parts: list[str]) -> str:
 def main(arguments: list[str]) -> int:
     """Write, or check, and say what happened."""
     changed = 0
-    for name, text in pages().items():
+    for name, text in {**pages(), SCHEMA: schema()}.items():
         path = FOLDER / name
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue

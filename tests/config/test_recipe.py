@@ -62,9 +62,20 @@ def test_all_problems_are_reported_together_with_their_keys():
     assert "colour: unknown setting" in message
 
 
+def test_another_alarm_setting_in_review_leaves_the_plateau_alarm_off():
+    recipe = parse_recipe(settings(review={"alarms": {"stop": True}}))
+    assert recipe.review.alarms.stop
+    assert recipe.review.alarms.plateau_ratio is None
+    assert recipe.post_pretrain.alarms.plateau_ratio == 0.005
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"data": {"train": "t/{language}", "valid": {"en": "en.txt", "zh": "zh.txt"}}},
+            "data.valid: no text for el, fr, hu",
+        ),
         ({"experts": {"num_experts": 2, "top_k": 3}}, "top_k=3 exceeds"),
         ({"post_pretrain": {"tokens": 9, "prior_coef": 0.1}}, "replay_share above 0"),
         ({"data": {"train": "a.jsonl", "valid": "v/{language}"}}, "must contain {language}"),

@@ -16,6 +16,7 @@ from polycycle.evaluation import complete_prompts
 from polycycle.report import write_report
 from polycycle.results import load_result, save_result
 from polycycle.stages import plan_run, run_recipe, stage_folders
+from polycycle.stages.pipeline import Run
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
 from tests.training.test_two_processes import torchrun
@@ -140,6 +141,43 @@ def test_bad_lines_are_counted_and_told_when_they_may_be_skipped(recipe_settings
     assert [d.skipped for d in result.data if (d.language, d.part) == ("el", "train")] == [1]
 
 
+def test_too_little_text_is_refused_before_anything_is_made_and_too_few_documents_are_told(
+    recipe_settings, tmp_path
+):
+    recipe_settings["post_pretrain"]["tokens"] = 10**6
+    with pytest.raises(DataError, match=r"'el': the recipe asks for 500,000 tokens but the corpus"):
+        run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    assert stage_folders(tmp_path / "run") == {}
+    recipe_settings["data"]["repeat"] = True
+    recipe_settings["review"]["replay_documents"] = 10**6
+    notes = []
+    assert Run(parse_recipe(recipe_settings), notes.append).corpora.budgets["el"] == 500_000
+    wanted = "en has 80 documents for review, fewer than review.replay_documents: 1000000"
+    assert [note for note in notes if "fewer than" in note] == [
+        f"data: {wanted}; all of them are taken"
+    ]
+
+
+def test_a_training_that_begins_anew_because_settings_changed_says_so(recipe_settings, tmp_path):
+    recipe_settings["review"] = None
+    recipe_settings["post_pretrain"]["save_every_steps"] = 1
+    told = []
+
+    def interrupt(note):
+        told.append(note)
+        if note.startswith("evaluate-base"):
+            begun = tmp_path / "run" / ".work" / f"post-pretrain-{'0' * 16}"
+            (begun / "checkpoint-3").mkdir(parents=True, exist_ok=True)
+
+    run_recipe(parse_recipe(recipe_settings), interrupt, until="post_pretrain")
+    run_recipe(parse_recipe(recipe_settings), interrupt, until="post_pretrain")
+    assert not any("begins anew" in note for note in told)
+    recipe_settings["post_pretrain"]["learning_rate"] = 1e-4
+    run_recipe(parse_recipe(recipe_settings), interrupt, until="post_pretrain")
+    (note,) = [note for note in told if "begins anew" in note]
+    assert f"post-pretrain-{'0' * 16}" in note
+
+
 def test_a_base_without_a_tokenizer_is_refused_before_anything_is_done(recipe_settings, tmp_path):
     for path in (tmp_path / "base").glob("*token*"):
         path.unlink()
@@ -161,6 +199,7 @@ def test_the_plan_counts_what_the_run_will_have(recipe_settings, tmp_path):
     assert size == pytest.approx(plan.checkpoint_bytes, rel=0.1)
     manifest = json.loads((tmp_path / "run" / "review" / "manifest.json").read_text())
     assert manifest["costs"]["steps"] == costs["review"].steps
+    assert sorted(plan.folders) == sorted(stage_folders(tmp_path / "run"))
 
 
 def test_a_run_with_unequal_layers_and_a_classifier_says_what_it_judged(recipe_settings, tmp_path):

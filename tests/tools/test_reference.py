@@ -1,5 +1,7 @@
 """The reference pages say what the code says."""
 
+import json
+
 import typer.main
 
 from polycycle.cli import app
@@ -44,3 +46,19 @@ def test_a_default_reads_as_yaml_reads_it():
     assert reference.number(5e-5) == "5.0e-5"
     assert reference.number(100_000) == "100_000"
     assert reference.in_yaml((1, None, True)) == "[1, null, true]"
+
+
+def test_the_schema_knows_every_setting_refuses_others_and_accepts_short_forms():
+    committed = json.loads((reference.FOLDER / reference.SCHEMA).read_text("utf-8"))
+    assert committed == json.loads(reference.schema()), "run `make docs-reference`"
+    parts = {"": committed, **committed["$defs"]}
+    assert all(part["additionalProperties"] is False for part in parts.values())
+    assert committed["properties"].keys() == Recipe.model_fields.keys()
+    assert committed["required"] == ["base", "output", "languages", "data", "post_pretrain"]
+    flat, nested = parts["LanguagesConfig"]["properties"]["expanded"]["anyOf"]
+    assert flat["items"] == {"type": "string"}
+    assert nested["items"]["items"] == {"type": "string"}
+    short, whole = parts["DataConfig"]["properties"]["train"]["anyOf"]
+    assert short == {"type": "string"}
+    assert {"type": "string"} in whole["additionalProperties"]["anyOf"]
+    assert "paper" in parts["PostPretrainConfig"]["properties"]["tokens"]["description"]

@@ -22,6 +22,7 @@ from polycycle.training import (
     train_stage,
 )
 from polycycle.training.checkpoints import latest_checkpoint
+from polycycle.training.run import _tenth
 from tests.training.tiny_run import GROUPS, Sequences, tiny_moe
 
 SETTINGS = TrainSettings(
@@ -172,6 +173,38 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     _, resumed = run(tmp_path, tmp_path / "run")
     _, unbroken = run(tmp_path, tmp_path / "unbroken")
     assert bits(resumed.trained) == bits(unbroken.trained)
+
+
+def test_ctrl_c_in_the_last_step_stops_the_run_too(tmp_path):
+    told = []
+
+    class Interrupting(Sequences):
+        def __getitem__(self, index):
+            if index == 23 and not told:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(index)
+
+    model = tiny_moe(tmp_path)
+    settings = {"stage": "post_pretrain", "groups": GROUPS, "output_dir": tmp_path / "run"}
+    with pytest.raises(TrainingInterrupted, match="step 6 of 6"):
+        train_stage(model, Interrupting(), settings=SETTINGS, tell=told.append, **settings)
+    assert "stopping after this step" in told[0]
+    _, resumed = run(tmp_path, tmp_path / "run")
+    _, unbroken = run(tmp_path, tmp_path / "unbroken")
+    assert bits(resumed.trained) == bits(unbroken.trained)
+    assert resumed.tokens == unbroken.tokens
+
+
+def test_checkpoints_come_at_the_end_of_log_lines():
+    assert [_tenth(steps, 10) for steps in (1, 9, 99, 100, 488, 1000)] == [1, 1, 9, 10, 50, 100]
+
+
+def test_every_line_of_metrics_is_json_that_anyone_reads(tmp_path):
+    settings = dataclasses.replace(SETTINGS, max_grad_norm=0.0)
+    run(tmp_path, tmp_path / "run", settings)
+    text = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8")
+    assert text.count('"kind": "train"') == 3
+    assert "NaN" not in text
 
 
 def test_checkpoints_hold_trained_tensors_only_and_are_at_most_two(tmp_path):

@@ -42,7 +42,7 @@ def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -
     )
     if recipe.experts.similarity_tokens is not None:
         out.print("Experts per layer are a forecast: similarity is measured when the recipe runs.")
-    table = Table("stage", "tokens", "steps", "trained parameters", "memory", "time")
+    table = Table("stage", "tokens", "steps", "trained parameters", "memory per GPU", "time")
     for stage in planned.stages:
         table.add_row(
             stage.stage,
@@ -55,8 +55,10 @@ def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -
     out.print(table)
     out.print(
         f"disk: {planned.disk_bytes / 1e9:.1f} GB, of which a model is "
-        f"{planned.checkpoint_bytes / 1e9:.1f} GB. Memory is for one device without sharding."
+        f"{planned.checkpoint_bytes / 1e9:.1f} GB. Memory is for a GPU that holds "
+        "the whole model (or the process, on a CPU); fsdp spreads it over all GPUs."
     )
+    out.print(f"folders: {', '.join(planned.folders)}")
 
 
 def _probe(recipe: object) -> float:

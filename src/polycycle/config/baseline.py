@@ -89,6 +89,7 @@ def _as_settings(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
 
 
+AnyBaseline = FullConfig | LoraConfig | LlamaProConfig | LoraMoeConfig | HalfConfig
 BaselineConfig = Annotated[
     Annotated[FullConfig, Tag("method(full)")]
     | Annotated[LoraConfig, Tag("method(lora)")]
@@ -100,6 +101,5 @@ BaselineConfig = Annotated[
         custom_error_type="unknown_method",
         custom_error_message=f"`method` is one of {', '.join(BASELINES)}",
     ),
-    BeforeValidator(_as_settings),
+    BeforeValidator(_as_settings, json_schema_input_type=str | AnyBaseline),
 ]
-AnyBaseline = FullConfig | LoraConfig | LlamaProConfig | LoraMoeConfig | HalfConfig

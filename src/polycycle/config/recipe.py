@@ -31,9 +31,10 @@ class LanguagesConfig(Section):
     """Languages to keep; review replays a little of each."""
     unseen_original: tuple[str, ...] = ()
     """Languages to keep that no training ever sees: they show whether retention generalises."""
-    expanded: Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_groups)] = Field(
-        min_length=1
-    )
+    expanded: Annotated[
+        tuple[tuple[str, ...], ...],
+        BeforeValidator(_as_groups, json_schema_input_type=list[str] | list[list[str]]),
+    ] = Field(min_length=1)
     """Languages to learn: a list, or a list of lists when they come in groups (G1, G2, …)."""
 
     @model_validator(mode="after")
@@ -91,7 +92,10 @@ def _as_source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-Sources = str | dict[str, Annotated[SourceConfig, BeforeValidator(_as_source)]]
+Source = Annotated[
+    SourceConfig, BeforeValidator(_as_source, json_schema_input_type=str | SourceConfig)
+]
+Sources = str | dict[str, Source]
 
 
 class DataConfig(Section):
@@ -243,7 +247,8 @@ class AlarmsConfig(Section):
     plateau_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.005
     """Expanded bits per byte better by less than this share over the last fifth of the steps."""
     collapse_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.9
-    """An expert with more than this share of a layer's assignments."""
+    """An expert with more than this share of a layer's assignments. With `top_k: 2` none can have
+    more than half: there dead experts and a low entropy tell of a collapse."""
     dead_share: Annotated[float, Field(ge=0.0, lt=1.0)] | None = 0.001
     """An expert with less than this share of a layer's assignments."""
     usage_entropy: Annotated[float, Field(gt=0.0, lt=1.0)] | None = 0.3
@@ -252,6 +257,13 @@ class AlarmsConfig(Section):
     """Steps in a row before a collapse alarm is raised."""
     stop: bool = False
     """Stop the run at the first alarm instead of warning."""
+
+
+class ReviewAlarmsConfig(AlarmsConfig):
+    """The same in review, which is not there to improve the expanded languages."""
+
+    plateau_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """As in post-pretraining, but off: in review a plateau is no alarm."""
 
 
 class TrainConfig(Section):
@@ -345,8 +357,8 @@ class ReviewConfig(TrainConfig):
     wrong_labels: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the documents whose language label is made wrong: of original languages to a random
     expanded one, and the other way round. To study what mislabelled text does."""
-    alarms: AlarmsConfig = AlarmsConfig(plateau_ratio=None)
-    """Review is not there to improve the expanded languages, so a plateau is no alarm."""
+    alarms: ReviewAlarmsConfig = ReviewAlarmsConfig()
+    """When to warn; a plateau is no alarm here."""
 
 
 def _as_siblings(value: Any) -> Any:
@@ -369,7 +381,14 @@ class SiblingConfig(Section):
 class GraftConfig(Section):
     """Post-training grafted into the finished model, without any alignment data (DeltaMoE)."""
 
-    post: Annotated[tuple[SiblingConfig, ...], BeforeValidator(_as_siblings), Field(min_length=1)]
+    post: Annotated[
+        tuple[SiblingConfig, ...],
+        BeforeValidator(
+            _as_siblings,
+            json_schema_input_type=str | SiblingConfig | list[str | SiblingConfig],
+        ),
+        Field(min_length=1),
+    ]
     """The post-trained sibling of the base: its name, its settings, or a list of several, whose
     differences add up. Chat template and end of text come from the first."""
     target: Literal["all", "shared", "experts", "frozen-expert"] = "all"
@@ -469,10 +488,12 @@ class Recipe(Section):
         needed = set(groups.all_expanded)
         if self.review is not None or self.post_pretrain.replay_share > 0:
             needed |= set(groups.original)
-        if isinstance(self.data.train, dict):
-            missing = sorted(needed - set(self.data.train))
+        # Every language is measured; the unseen ones are in no training text.
+        for part, wanted in (("train", needed), ("valid", known)):
+            sources = getattr(self.data, part)
+            missing = sorted(wanted - set(sources)) if isinstance(sources, dict) else []
             if missing:
-                problems.append(f"data.train: no text for {', '.join(missing)}")
+                problems.append(f"data.{part}: no text for {', '.join(missing)}")
         if self.post_pretrain.prior_coef > 0 and self.post_pretrain.replay_share == 0:
             problems.append(
                 "post_pretrain.prior_coef does nothing without original text: "

@@ -200,17 +200,28 @@ def _check_budgets(
             )
 
 
-def _choose(
-    corpus: TokenizedCorpus, budget: int, rng: np.random.Generator, *, repeat: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Documents whose lengths sum to the budget (the last one cut), and those lengths."""
+def check_budget(corpus: TokenizedCorpus, budget: int) -> None:
+    """Refuse a corpus that has fewer tokens than are to be trained on.
+
+    Raises:
+        DataError: with both numbers, and what can be done.
+    """
     total = corpus.statistics.tokens
-    if budget > total and not repeat:
+    if budget > total:
         raise DataError(
             f"language {corpus.language!r}: the recipe asks for {budget:,} tokens but the corpus "
             f"has {total:,}. Lower the token budget or the language's weight, add text, or say "
             "data.repeat: true to go over it more than once"
         )
+
+
+def _choose(
+    corpus: TokenizedCorpus, budget: int, rng: np.random.Generator, *, repeat: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Documents whose lengths sum to the budget (the last one cut), and those lengths."""
+    if not repeat:
+        check_budget(corpus, budget)
+    total = corpus.statistics.tokens
     lengths = np.diff(corpus.ends, prepend=0)
     documents = np.concatenate([rng.permutation(len(corpus)) for _ in range(-(-budget // total))])
     ends = np.cumsum(lengths[documents])

@@ -132,7 +132,10 @@ def tokenize_corpus(
             writer = _Writer(tokenizer, policy, (max_tokens, max_documents, max_bytes), progress)
             with folder_when_whole(folder) as partial:
                 writer.write(documents, partial, skipped)
-    return _load(folder, language, policy)
+    corpus = _load(folder, language, policy)
+    if progress:  # found in the cache, it was never called
+        progress(corpus.statistics.tokens)
+    return corpus
 
 
 def _content(source: TextSource, language: str, root: Path) -> Any:

@@ -9,6 +9,7 @@ from polycycle.config import DataConfig, Recipe
 from polycycle.data import (
     TextSource,
     TokenizedCorpus,
+    check_budget,
     check_disjoint,
     share_tokens,
     tokenize_corpus,
@@ -73,6 +74,9 @@ def load_corpora(recipe: Recipe, tokenizer: Any, cache_dir: Path) -> RunCorpora:
             for language in groups.all
         }
         review = _review_corpora(recipe, corpus)
+    if not recipe.data.repeat:
+        for language, budget in budgets.items():
+            check_budget(post_pretrain[language], budget)
     for part in (post_pretrain, review):
         for language, train in part.items():
             check_disjoint(train, valid[language])
@@ -172,6 +176,23 @@ def describe_corpora(corpora: RunCorpora, recipe: Recipe) -> list[LanguageData]:
         for part, of_part in parts
         for language, corpus in of_part.items()
     ]
+
+
+def fewer_documents(corpora: RunCorpora, recipe: Recipe) -> list[str]:
+    """Notes on languages that have fewer documents than review asks for; it takes all of them."""
+    if recipe.review is None:
+        return []
+    expanded = recipe.languages.groups().all_expanded
+    notes = []
+    for language, corpus in corpora.review.items():
+        key = "expanded_documents" if language in expanded else "replay_documents"
+        wanted = getattr(recipe.review, key)
+        if len(corpus) < wanted:
+            notes.append(
+                f"{language} has {len(corpus):,} documents for review, fewer than "
+                f"review.{key}: {wanted}; all of them are taken"
+            )
+    return notes
 
 
 def _describe(

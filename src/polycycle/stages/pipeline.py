@@ -2,7 +2,9 @@
 
 import json
 import platform
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -37,7 +39,7 @@ from polycycle.results import (
     StageCurves,
 )
 from polycycle.stages.baseline import fill_expanded, fill_with_lora_experts, train_baseline
-from polycycle.stages.corpora import RunCorpora, describe_corpora, load_corpora
+from polycycle.stages.corpora import RunCorpora, describe_corpora, fewer_documents, load_corpora
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.export import export_result, fill_proved_export
 from polycycle.stages.graft import open_siblings, plan_recipe_graft, sibling_key
@@ -302,6 +304,7 @@ class Run:
         """The folder of a training stage; `make` gets where checkpoints live, and the folder."""
         doing = Stage(name=name, result_version=1, inputs=inputs, make=lambda folder: {})
         work = self.output / ".work" / f"{name}-{doing.key[:16]}"
+        self._tell_of_other_work(name, work, doing.key)
         path = self._do(
             Stage(
                 name=doing.name,
@@ -314,6 +317,20 @@ class Run:
         if is_first_rank():
             shutil.rmtree(work, ignore_errors=True)
         return path
+
+    def _tell_of_other_work(self, name: str, work: Path, key: str) -> None:
+        """A training begun with other inputs is not gone on with; that must not go unnoticed."""
+        manifest = read_manifest(self.output / name)
+        is_done = manifest is not None and manifest["key"] == key
+        if not is_first_rank() or is_done or work.exists() or not work.parent.is_dir():
+            return
+        for other in work.parent.iterdir():
+            is_same_stage = re.fullmatch(rf"{name}-[0-9a-f]{{16}}", other.name)
+            if is_same_stage and any(other.glob("checkpoint-*")):
+                self.tell(
+                    f"{name}: settings or text are not those of the training begun in {other}, so "
+                    "it begins anew; go back to them to go on there, or delete that folder"
+                )
 
     def _train(
         self,
@@ -464,6 +481,8 @@ class Run:
         if self._corpora is None:
             with first_rank_first():
                 self._corpora = load_corpora(self.recipe, self.tokenizer, self.cache_dir)
+            for note in fewer_documents(self._corpora, self.recipe):
+                self.tell(f"data: {note}")
             for data in describe_corpora(self._corpora, self.recipe):
                 if data.warning and data.part == "valid":
                     self.tell(f"tokenizer: {data.warning}")
@@ -550,6 +569,7 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
         run = Run(recipe, tell)
         if until == "end":
             _ = run.siblings  # found missing or unfit now, not after the training
+    _ = run.corpora  # what is wrong with a text, likewise
     if is_first_rank():
         write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
     if recipe.baseline is not None:
@@ -626,18 +646,32 @@ def describe_environment(recipe: Recipe) -> Environment:
     bfloat16 = uses_bfloat16(recipe.post_pretrain.precision)
     return Environment(
         polycycle=polycycle.__version__,
+        commit=_commit(),
         torch=torch.__version__,
         transformers=transformers.__version__,
         python=sys.version.split()[0],
         platform=platform.platform(terse=True),
         processor=_processor(),
-        cpu_cores=len(os.sched_getaffinity(0)),
+        cpu_cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         gpu=f"{gpus} × {torch.cuda.get_device_name()}" if gpus else None,
         memory_bytes=pages * page_size,
         dtype="bfloat16 autocast" if bfloat16 else "float32",
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _commit() -> str | None:
+    """The git commit of a checkout that polycycle runs from, `-dirty` where it was changed."""
+    checkout = Path(polycycle.__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        asked = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):  # no git here
+        return None
+    return done.stdout.strip() or None
 
 
 def _processor() -> str:

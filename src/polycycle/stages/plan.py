@@ -1,13 +1,14 @@
 """What a recipe will cost, before anything is done: tokens, steps, parameters, memory, disk."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from polycycle.checkpoint import open_checkpoint
-from polycycle.config import Recipe, TrainConfig
+from polycycle.config import BASELINES, Recipe, TrainConfig
 from polycycle.stages.train import REVIEW_GRAFTED, stage_name
 from polycycle.stages.upcycle import plan_recipe
 from polycycle.surgery import UpcyclePlan, count_active, count_trainable
@@ -46,6 +47,7 @@ class RunPlan:
         checkpoint_bytes: one upcycled model on disk.
         disk_bytes: the whole run folder: a model per stage, and two training checkpoints.
         stages: the training stages.
+        folders: every folder that the run will write, in order.
     """
 
     parameters_total: int
@@ -54,6 +56,7 @@ class RunPlan:
     checkpoint_bytes: int
     disk_bytes: int
     stages: tuple[StagePlan, ...]
+    folders: tuple[str, ...]
 
 
 def plan_run(recipe: Recipe) -> RunPlan:
@@ -96,7 +99,40 @@ def plan_run(recipe: Recipe) -> RunPlan:
         # Twice the largest training checkpoint: float32 weights and two moments of what is trained.
         disk_bytes=plan.num_bytes * (1 + len(stages) + grafted) + 2 * 12 * added,
         stages=tuple(stages),
+        folders=tuple(_folders(recipe)),
     )
+
+
+def _folders(recipe: Recipe) -> Iterator[str]:
+    """The stages of a run, in the order in which it makes them."""
+    if recipe.baseline is not None:
+        yield "evaluate-base"
+        before = {"llama_pro": "expand-blocks", "loramoe": "add-lora-experts"}
+        yield from [one for method, one in before.items() if method == recipe.baseline.method]
+        yield from _trained_and_scored(BASELINES[recipe.baseline.method][0])
+        return
+    measures = recipe.experts.similarity_tokens is not None
+    yield from ["similarity"] * measures
+    yield from ("upcycle", "evaluate-base")
+    for group in range(1, len(recipe.languages.expanded) + 1):
+        if group > 1:
+            yield from [f"similarity-g{group}"] * measures
+            yield f"grow-g{group}"
+        yield from _trained_and_scored(stage_name("post_pretrain", group))
+        if recipe.review is not None:
+            yield from _trained_and_scored(stage_name("review", group))
+    if recipe.graft is not None:
+        for number in range(1, len(recipe.graft.post) + 1):
+            yield "evaluate-post" + (f"-{number}" if number > 1 else "")
+        yield from _trained_and_scored("graft")
+        if recipe.graft.review_after:
+            yield from _trained_and_scored(REVIEW_GRAFTED)
+    if recipe.export is not None:
+        yield "export"
+
+
+def _trained_and_scored(name: str) -> tuple[str, str]:
+    return name, f"evaluate-{name}"
 
 
 def _stage(

@@ -111,10 +111,10 @@ def train_stage(
     if checkpoint is not None:
         tell(f"{stage}: going on from step {step_of(checkpoint)}")
         trainer.load_own_state(checkpoint)
-    with _stopping_gently() as stop:
+    with _stopping_gently(tell) as stop:
         trainer.add_callback(_StopWhenAsked(stop))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if stop.is_set() and trainer.state.global_step < trainer.state.max_steps:
+    if stop.is_set():
         raise TrainingInterrupted(
             f"{stage} stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
             "everything is saved, the same command goes on from here"
@@ -230,7 +230,7 @@ def _arguments(
             logging_steps=settings.log_every_steps,
             logging_nan_inf_filter=False,
             save_strategy="steps",
-            save_steps=settings.save_every_steps or max(total_steps // 10, 1),
+            save_steps=settings.save_every_steps or _tenth(total_steps, settings.log_every_steps),
             save_only_model=is_sharded,  # the Trainer cannot save the rest; RoutedTrainer does
             report_to=list(settings.report_to),
             remove_unused_columns=False,
@@ -241,6 +241,12 @@ def _arguments(
             optim="adamw_torch",
             log_level="error",
         )
+
+
+def _tenth(total_steps: int, log_every_steps: int) -> int:
+    """A tenth of the steps; a whole number of log lines, since a checkpoint ends a line early."""
+    tenth = max(total_steps // 10, 1)
+    return tenth if tenth < log_every_steps else -(-tenth // log_every_steps) * log_every_steps
 
 
 class _StopWhenAsked(TrainerCallback):
@@ -258,7 +264,7 @@ class _StopWhenAsked(TrainerCallback):
 
 
 @contextmanager
-def _stopping_gently() -> Iterator[threading.Event]:
+def _stopping_gently(tell: Callable[[str], None]) -> Iterator[threading.Event]:
     """SIGINT and SIGTERM set an event; a second one acts as usual."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -270,6 +276,7 @@ def _stopping_gently() -> Iterator[threading.Event]:
         stop.set()
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        tell("stopping after this step, to save it; once more stops at once, without saving")
 
     for number in before:
         signal.signal(number, ask)

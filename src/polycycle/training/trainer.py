@@ -1,7 +1,6 @@
 """The Hugging Face Trainer, told about routing losses, languages and whole checkpoints."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -153,7 +152,7 @@ class RoutedTrainer(Trainer):
             "seconds": self.seconds_so_far(),
             "learning_rate": logs["learning_rate"],
             "loss": logs["loss"],
-            "grad_norm": float(logs.get("grad_norm", math.nan)),
+            **({"grad_norm": float(logs["grad_norm"])} if "grad_norm" in logs else {}),
             **seen,
         }
         self._write(line)
