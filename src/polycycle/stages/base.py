@@ -108,7 +108,7 @@ def build_sibling(
         model = AutoModelForCausalLM.from_pretrained(base)
         dtype = model.dtype
         dataset = _instruction_dataset(tokenizer, work, form=form, seed=seed, tokens=tokens)
-        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=2e-4)
+        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=3e-4)
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 
