@@ -103,7 +103,7 @@ def chat(
             try:
                 _show(talk, _answer(talk, line), layer)
             except (ConfigError, DataError) as error:
-                err.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+                err.print(f"{type(error).__name__}: {error}", style="red")
             except KeyboardInterrupt:
                 tell("\nthis turn was dropped")
 

@@ -41,10 +41,13 @@ def serve(
             "Ctrl-C ends"
         )
         checkpoint = open_model(model, revision=revision)
-        run_server(checkpoint, host=host, port=port, dtype=dtype, device=device)
+        try:
+            run_server(checkpoint, host=host, port=port, dtype=dtype, device=device)
+        except KeyboardInterrupt:
+            tell("the server has stopped")
         return
     if (dtype, device) != ("auto", "auto"):
         raise ConfigError("--dtype and --device are for --run; engines have options of their own")
     for way in ways_to_serve(model, revision=revision, host=host, port=port):
-        out.print(f"{way.engine} ({way.known}):", markup=False)
-        out.print(f"    {way.command}", markup=False)
+        out.print(f"{way.engine} ({way.known}):")
+        out.print(f"    {way.command}")
