@@ -130,9 +130,11 @@ def generate(
     device: Device = "auto",
     revision: Revision = None,
 ) -> None:
-    """Write what a model adds to a text; always the most probable token, unless you say otherwise.
+    """Write what a model adds to a text, word by word.
 
-    polycycle generate runs/greek-and-hungarian/review --prompt "Η Αθήνα είναι"
+    It always takes the most probable token, unless a temperature is given.
+
+        polycycle generate runs/greek-and-hungarian/review --prompt "Η Αθήνα είναι"
     """
     talk = _conversation(
         model,
