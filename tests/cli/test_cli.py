@@ -13,10 +13,12 @@ from tests.tiny import save_dense
 
 VERBS = [
     "allocate",
+    "chat",
     "delta",
     "demo",
     "env",
     "export",
+    "generate",
     "graft",
     "grow",
     "inspect",
@@ -28,6 +30,7 @@ VERBS = [
     "report",
     "review",
     "run",
+    "serve",
     "similarity",
     "ungraft",
     "unpack",

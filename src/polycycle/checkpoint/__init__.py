@@ -1,7 +1,8 @@
-"""Lazy safetensors in, streamed safetensors out, content hashes."""
+"""Lazy safetensors in, streamed safetensors out, content hashes, the tokenizer beside them."""
 
 from polycycle.checkpoint.hashing import combine_hashes, content_hash
 from polycycle.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
+from polycycle.checkpoint.tokenizer import load_tokenizer
 from polycycle.checkpoint.writer import DTYPES, TensorJob, bytes_of, copy_job, write_tensors
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "combine_hashes",
     "content_hash",
     "copy_job",
+    "load_tokenizer",
     "open_checkpoint",
     "write_tensors",
 ]

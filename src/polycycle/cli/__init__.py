@@ -2,6 +2,7 @@
 
 from polycycle.cli import (
     allocate,
+    chat,
     compare,
     delta,
     demo,
@@ -15,6 +16,7 @@ from polycycle.cli import (
     plan,
     report,
     run,
+    serve,
     similarity,
     upcycle,
 )
@@ -23,6 +25,7 @@ from polycycle.cli.app import app, main
 __all__ = [
     "allocate",
     "app",
+    "chat",
     "compare",
     "delta",
     "demo",
@@ -37,6 +40,7 @@ __all__ = [
     "plan",
     "report",
     "run",
+    "serve",
     "similarity",
     "upcycle",
 ]

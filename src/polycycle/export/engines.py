@@ -11,8 +11,8 @@ from polycycle.export.target import TargetPlan
 NOTES = {
     ("flex_olmo", "vllm"): "through its Transformers backend",
     ("flex_olmo", "sglang"): "through its generic transformers backend",
-    ("mixtral", "llama.cpp"): "convert with convert_hf_to_gguf.py",
-    ("qwen3_moe", "llama.cpp"): "convert with convert_hf_to_gguf.py",
+    ("mixtral", "llama.cpp"): "its converter writes a GGUF first",
+    ("qwen3_moe", "llama.cpp"): "its converter writes a GGUF first",
     ("qwen2_moe", "vllm"): "tensor parallelism up to the number of experts",
     ("qwen3_moe", "vllm"): "tensor parallelism up to the number of experts",
     ("ernie4_5_moe", "vllm"): "tensor parallelism up to the number of experts",

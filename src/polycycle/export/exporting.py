@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from polycycle.checkpoint import TensorJob, open_checkpoint, write_tensors
+from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
 from polycycle.export.choosing import AUTO, GGUF, choose_target
 from polycycle.export.engines import right_engines
 from polycycle.export.source import open_source
 from polycycle.export.target import TargetPlan
-from polycycle.export.verifying import EXPORT_FILE, GGUF_FILE, verify
+from polycycle.export.verifying import EXPORT_FILE, verify
 from polycycle.files import folder_when_whole, replace_folder, write_json
 
 if TYPE_CHECKING:
@@ -171,6 +172,11 @@ def _record(plan: ExportPlan, engine: str) -> dict[str, Any]:
         else {"llama.cpp": "run by verify"},
         "num_experts_per_layer": source.counts,
         "num_slots": plan.slots.num_slots,
+        # Per layer and slot, whose expert stands there: [group or null, place in it].
+        "slots": [
+            [[slot.expert.group, slot.expert.place] for slot in layer]
+            for layer in plan.slots.layers
+        ],
         "layers_with_classifier": [layer.index for layer in source.layers if layer.has_classifier],
         "without_exact_retention": source.without_exact_retention,
     }

@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from polycycle.checkpoint import open_checkpoint
+from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
 from polycycle.export import stock_side
 from polycycle.files import write_json
@@ -36,7 +37,6 @@ from polycycle.modeling import without_retention_gate
 
 VERIFICATION_FILE = "polycycle_verification.json"
 EXPORT_FILE = "polycycle_export.json"
-GGUF_FILE = "model.gguf"
 RANDOM_IDS = "random token ids"
 
 # What is compared per label: enough tokens for an agreement of 99.5 % to mean something, few enough

@@ -201,7 +201,8 @@ def _serving(export: ExportResult) -> str:
     for engine in ENGINES:
         if engine in export.engines:
             known = export.engines[engine]
-            lines.append(f"- {engine}: `{serve_command(engine, 'THIS_FOLDER')}` ({known})")
+            command = serve_command(engine, "THIS_FOLDER", is_gguf=export.target == "gguf")
+            lines.append(f"- {engine}: `{command}` ({known})")
         else:
             lines.append(f"- {engine}: would not compute this model right, do not use it")
     return "\n".join(lines)

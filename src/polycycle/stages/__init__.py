@@ -11,7 +11,6 @@ from polycycle.stages.similarity import (
     training_sources,
 )
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
-from polycycle.stages.tokenizer import load_tokenizer
 
 __all__ = [
     "SIBLING",
@@ -27,7 +26,6 @@ __all__ = [
     "first_texts",
     "held_out_texts",
     "is_done",
-    "load_tokenizer",
     "measure_similarity",
     "plan_run",
     "probe_tokens_per_second",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import polycycle
 from polycycle.allocation import SimilarityTable, read_table
-from polycycle.checkpoint import Checkpoint, open_checkpoint
+from polycycle.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from polycycle.config import (
     BASELINES,
     GraftConfig,
@@ -45,7 +45,6 @@ from polycycle.stages.export import export_result, fill_proved_export
 from polycycle.stages.graft import open_siblings, plan_recipe_graft, sibling_key
 from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, adopt_stage, is_done, read_manifest, run_stage
-from polycycle.stages.tokenizer import load_tokenizer
 from polycycle.stages.train import REVIEW_GRAFTED, TRAINING, stage_name, train_and_write
 from polycycle.stages.upcycle import most_used_experts, plan_group, plan_recipe
 from polycycle.surgery import TrainingStage, fill_grafted, fill_grown, fill_upcycled

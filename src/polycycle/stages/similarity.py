@@ -10,14 +10,13 @@ from rich.progress import Progress
 
 import polycycle
 from polycycle.allocation import SimilarityTable, similarity_table
-from polycycle.checkpoint import content_hash, open_checkpoint
+from polycycle.checkpoint import content_hash, load_tokenizer, open_checkpoint
 from polycycle.config import Recipe
 from polycycle.data import Excerpt, TextSource, read_excerpt
 from polycycle.errors import ConfigError
 from polycycle.evaluation import mean_unit_vectors
 from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
 from polycycle.languages import LanguageGroups
-from polycycle.stages.tokenizer import load_tokenizer
 
 # As in LayerMoE's released code.
 _LONGEST_WINDOW = 10_000
