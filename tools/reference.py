@@ -80,9 +80,10 @@ def recipe_page() -> str:
     for key, section in sections(Recipe):
         parts += ["", "#" * (2 + key.count(".")) + f" {heading(key)}", "", doc(section)]
         if issubclass(section, TrainConfig):
-            parts += ["", "Beside these, all settings of [both training stages](#training-stages)."]
+            parts += ["", "Beside these, all settings of [training stages](#training-stages)."]
         parts += ["", settings_table(section, prefix=key, without=TrainConfig)]
-    parts += ["", "## Training stages", "", "Settings of `post_pretrain` and `review` alike.", ""]
+    parts += ["", "## Training stages", ""]
+    parts += ["Settings of `post_pretrain`, `review` and `post_train` alike.", ""]
     parts += [settings_table(TrainConfig)]
     alarms = TrainConfig.model_fields["alarms"].annotation
     parts += ["", "### `alarms`", "", doc(alarms), "", settings_table(alarms)]
@@ -104,7 +105,7 @@ def study_page() -> str:
 def sections(model: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
     """Every section below `model` with its dotted key; what stands elsewhere is left out."""
     for name, field in model.model_fields.items():
-        if name in ("alarms", "baseline", "valid"):
+        if name in ("alarms", "baseline", "valid") or prefix + name == "post_train.data":
             continue
         for section in sections_in(field.annotation):
             yield prefix + name, section
@@ -202,7 +203,9 @@ def flat(bounds: Any) -> Iterator[Any]:
 
 
 def anchor(key: str) -> str:
-    """Of the heading that explains a section; alarms and cells have one for all."""
+    """Of the heading that explains a section; alarms, cells and texts have one for all."""
+    if key == "post_train.data":
+        return "a-source-of-text"
     last = key.rsplit(".", 1)[-1]
     shared = {"alarms": "alarms", "cells": "a-cell"} | dict.fromkeys(
         ("train", "valid"), "a-source-of-text"

@@ -20,6 +20,7 @@ from polycycle.microworld import (
     documents,
     instructions,
     lexicon,
+    post_training,
     questions,
     summaries,
     train_tokenizer,
@@ -118,7 +119,13 @@ def test_files_are_parallel_disjoint_and_complete(tmp_path):
         valid = {row["text"] for row in read[f"valid/{language}.jsonl"]}
         assert len(read[f"train/{language}.jsonl"]) == 300
         assert not train & valid
-    assert {path.split("/")[0] for path in read} == {"train", "valid", "questions", *TASKS}
+    siblings = {f"post-train-{form}" for form in FORMATS}
+    folders = {path.split("/")[0] for path in read}
+    assert folders == {"train", "valid", "questions", *TASKS, *siblings}
+    for folder in siblings:  # of replayed original languages alone
+        assert f"{folder}/tr.jsonl" not in read
+        held_out = {row["text"] for row in read["valid/en.jsonl"]}
+        assert not held_out & {row["text"] for row in read[f"{folder}/en.jsonl"]}
     for task in TASKS:
         for language in ("en", "tr"):
             examples = read_task(tmp_path / "w" / task / f"{language}.jsonl")
@@ -156,6 +163,17 @@ def test_the_people_asked_about_in_post_training_are_not_those_held_out():
     assert len(kept) == 3 * len(held_out)
     every = {row["prompt"] for row in instructions(WORLD, "es", form="equation")}
     assert every == kept | held_out
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_a_sibling_is_trained_on_its_format_and_on_no_held_out_text(seed, tmp_path):
+    texts = post_training(WORLD, "zh", form="equation", seed=seed)
+    asked = instructions(WORLD, "zh", form="equation", held_out=False)
+    assert texts[: len(asked)] == [f"{row['prompt']} {row['response']}" for row in asked]
+    assert len(texts) == len(asked) + 30
+    write_microworld(tmp_path / "w", languages=("zh",), num_documents=1, seed=seed)
+    lines = (tmp_path / "w" / "valid" / "zh.jsonl").read_text("utf-8").splitlines()
+    assert not {json.loads(line)["text"] for line in lines} & set(texts)
 
 
 @pytest.mark.parametrize("language", ["en", "el", "hi"])

@@ -172,8 +172,6 @@ def test_what_a_baseline_cannot_be_is_said(world, tmp_path):
     two = {"original": ["en"], "expanded": [["el"], ["tr"]]}
     with pytest.raises(ConfigError, match="one group"):
         parse_recipe(settings(world, tmp_path, baseline="full", languages=two))
-    with pytest.raises(ConfigError, match="leave `baseline` or `graft` out"):
-        parse_recipe(settings(world, tmp_path, baseline="full", graft={"post": "sibling"}))
     with pytest.raises(ConfigError, match="Did you mean 'rank'"):
         parse_recipe(settings(world, tmp_path, baseline={"method": "lora", "rnk": 4}))
     with pytest.raises(ConfigError, match="one of full, lora, llama_pro, loramoe, half"):

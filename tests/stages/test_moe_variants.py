@@ -78,7 +78,6 @@ def test_a_review_after_everything_was_trained_moves_routers_alone(world, tmp_pa
 def test_what_needs_a_frozen_base_is_refused_where_everything_trains(world, tmp_path):
     for more in (
         {"baseline": "full"},
-        {"graft": {"post": "sibling"}},
         {"experts": {"exact_retention": {}}},
     ):
         with pytest.raises(ConfigError, match="leaves no frozen base"):

@@ -81,6 +81,31 @@ def expand_blocks(base: Checkpoint, folder: Path, *, every: int) -> tuple[int, .
     return places
 
 
+def llama_pro_names(base: Checkpoint, *, every: int) -> dict[str, str]:
+    """By name in the deeper model, the base's tensor that each is, or is a copy of.
+
+    The zeroed outputs of new blocks come from none. So what is added to the base's tensors and to
+    their copies makes of the deeper base the deeper sibling.
+
+    Args:
+        base: a dense model.
+        every: see `new_block_places`.
+    """
+    family = family_of_dense(base.config, where=base.name)
+    num_layers = int(base.config["num_hidden_layers"])
+    places = new_block_places(num_layers, every)
+    zeroed = (_ATTENTION_OUT, f"mlp.{family.down_name}.")
+    names = {name: name for name in base.tensors if not _LAYER.fullmatch(name)}
+    for layer, source in enumerate(_sources(num_layers, places)):
+        for name in base.tensors:
+            match = _LAYER.fullmatch(name)
+            if match is None or int(match[1]) != source:
+                continue
+            if not (layer in places and match[2].startswith(zeroed)):
+                names[f"model.layers.{layer}.{match[2]}"] = name
+    return names
+
+
 def train_new_blocks(model: nn.Module, places: tuple[int, ...]) -> None:
     """Set `requires_grad` for the blocks at these places, and for nothing else."""
     model.requires_grad_(False)

@@ -3,19 +3,24 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from polycycle.comparison.running import Cell
 from polycycle.config import Study
+from polycycle.errors import ConfigError
 from polycycle.results import (
     Measure,
+    ModelScores,
     RunResult,
+    StageCost,
+    average_answers,
     average_gain,
     average_retention,
     groups_of,
     load_result,
     measure_of_run,
+    tasks_of,
 )
 
 Status = Literal["done", "failed", "not run"]
@@ -23,8 +28,28 @@ Verdict = Literal["better", "worse", "within noise", "one seed", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerColumn:
+    """One number of a generation task, over a group of languages.
+
+    Attributes:
+        task: its name.
+        group: title of the languages.
+        what: share of answers that are right letter for letter, or in the form asked for.
+    """
+
+    task: str
+    group: str
+    what: Literal["exact_match", "in_form"]
+
+    @property
+    def key(self) -> str:
+        """Its name among figures."""
+        return f"{self.task}/{self.group}/{self.what}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """What one run comes to. None where a run has no such number.
+    """What one run comes to, against the base. None where a run has no such number.
 
     Attributes:
         gain: mean over expanded languages; percentage points or bits per byte saved.
@@ -36,6 +61,7 @@ class Figures:
         training_flops: of all stages.
         seconds: of all training stages.
         peak_memory_bytes: the most of any stage.
+        answers: of generation tasks, shares by key of `AnswerColumn`.
     """
 
     gain: float | None
@@ -47,6 +73,16 @@ class Figures:
     training_flops: float | None
     seconds: float | None
     peak_memory_bytes: float | None
+    answers: dict[str, float] = field(default_factory=dict)
+
+    def get(self, key: str) -> float | None:
+        """A figure by its name, or an answer by its column's key."""
+        value: float | None = self.answers[key] if key in self.answers else getattr(self, key, None)
+        return value
+
+    def names(self) -> list[str]:
+        """Names of all figures."""
+        return [one.name for one in fields(self) if one.name != "answers"] + list(self.answers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +116,7 @@ class Row:
         title: what it is called.
         num_experts: per mixture layer, if all seeds agree.
         figures: by name of `Figures`.
-        against_reference: for gain, kept and kept_unseen, whether the difference from the
+        against_reference: for gain, kept, kept_unseen and answers, whether the difference from the
             reference variant is larger than the noise between seeds.
         failed: seeds that failed.
         missing: seeds not run.
@@ -103,6 +139,7 @@ class Comparison:
     measure: Measure
     outcomes: tuple[CellOutcome, ...]
     rows: tuple[Row, ...]
+    answers: tuple[AnswerColumn, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -128,7 +165,8 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
 
     All runs are measured alike: by questions if every one of them has them, else in bits per byte.
     """
-    results = {(c.name, c.seed): load_result(c.result_file) for c in cells if c.is_done}
+    loaded = {c.folder: load_result(c.result_file) for c in cells if c.is_done}
+    results = {(c.name, c.seed): loaded[c.folder] for c in cells if c.folder in loaded}
     by_questions = all(measure_of_run(result) == "accuracy" for result in results.values())
     measure: Measure = "accuracy" if results and by_questions else "bits_per_byte"
     outcomes = tuple(_outcome(cell, results.get((cell.name, cell.seed)), measure) for cell in cells)
@@ -140,7 +178,21 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
         _row(study, name, by_cell[name], by_cell[reference], is_reference=name == reference)
         for name in study.cells
     )
-    return Comparison(study=study, measure=measure, outcomes=outcomes, rows=rows)
+    has = {key for row in rows for key in row.figures}
+    columns = dict.fromkeys(one for result in results.values() for one in answer_columns(result))
+    answers = tuple(one for one in columns if one.key in has)
+    return Comparison(study=study, measure=measure, outcomes=outcomes, rows=rows, answers=answers)
+
+
+def answer_columns(result: RunResult) -> list[AnswerColumn]:
+    """What a run may say about its generation tasks."""
+    kinds: tuple[Literal["exact_match", "in_form"], ...] = ("exact_match", "in_form")
+    return [
+        AnswerColumn(task=task, group=group.title, what=what)
+        for task in tasks_of(result)
+        for group in groups_of(result)
+        for what in kinds
+    ]
 
 
 def _outcome(cell: Cell, result: RunResult | None, measure: Measure) -> CellOutcome:
@@ -149,46 +201,81 @@ def _outcome(cell: Cell, result: RunResult | None, measure: Measure) -> CellOutc
         if cell.has_failed:
             return CellOutcome(**where, status="failed", error=cell.last_words())  # type: ignore[arg-type]
         return CellOutcome(**where, status="not run")  # type: ignore[arg-type]
-    routing = result.final.routing
+    shown = cell.model or result.final.name
+    if shown not in (model.name for model in result.models):
+        there = ", ".join(model.name for model in result.models)
+        raise ConfigError(f"cells.{cell.name}.model: the run has no {shown!r}; there are {there}")
     return CellOutcome(
         **where,  # type: ignore[arg-type]
         status="done",
-        figures=figures_of(result, measure),
-        num_experts=None if routing is None else _all_layers(result),
+        figures=figures_of(result, measure, model=shown),
+        num_experts=_all_layers(result.model(shown)),
     )
 
 
-def _all_layers(result: RunResult) -> tuple[int, ...] | None:
+def _all_layers(model: ModelScores) -> tuple[int, ...] | None:
     """Experts of each layer from the first to the last mixture layer, dense ones as 1."""
-    routing = result.final.routing
-    assert routing is not None
+    routing = model.routing
+    if routing is None:
+        return None
     counts = dict(zip(routing.moe_layers, routing.num_experts, strict=True))
     return tuple(counts.get(layer, 1) for layer in range(max(counts) + 1))
 
 
-def figures_of(result: RunResult, measure: Measure) -> Figures:
-    """What a run comes to."""
-    final = result.final
+def figures_of(result: RunResult, measure: Measure, *, model: str | None = None) -> Figures:
+    """What a run comes to, by its last model or another one.
+
+    All is measured against the base, a whole graft too, whose own report measures it against the
+    sibling: variants are to be compared.
+    """
+    shown = result.final if model is None else result.model(model)
     groups = groups_of(result)
     expanded = [tag for group in groups if group.is_expanded for tag in group.languages]
     kept = {
-        group.key: average_retention(result, final.name, group.languages, by=measure)
+        group.key: average_retention(
+            result, shown.name, group.languages, by=measure, against="base"
+        )
         for group in groups
         if not group.is_expanded
     }
-    flops = [cost.training_flops for cost in result.costs]
+    costs = _costs_of(result, shown.name)
+    flops = [cost.training_flops for cost in costs]
     known = [value for value in flops if value is not None]
     return Figures(
-        gain=average_gain(result, final.name, expanded, by=measure),
+        gain=average_gain(result, shown.name, expanded, by=measure, against="base"),
         kept=kept.get("original"),
         kept_unseen=kept.get("unseen_original"),
-        parameters_total=final.parameters_total,
-        parameters_active=final.parameters_active,
-        parameters_trainable=max((c.parameters_trainable for c in result.costs), default=None),
+        parameters_total=shown.parameters_total,
+        parameters_active=shown.parameters_active,
+        parameters_trainable=max((c.parameters_trainable for c in costs), default=None),
         training_flops=sum(known) if known and len(known) == len(flops) else None,
-        seconds=sum(cost.seconds for cost in result.costs),
-        peak_memory_bytes=max((cost.peak_memory_bytes for cost in result.costs), default=None),
+        seconds=sum(cost.seconds for cost in costs) if costs else None,
+        peak_memory_bytes=max((cost.peak_memory_bytes for cost in costs), default=None),
+        answers=_answers(result, shown.name),
     )
+
+
+def _costs_of(result: RunResult, model: str) -> list[StageCost]:
+    """What the stages took that lead to a model; none made the base and its siblings."""
+    if model == result.final.name:
+        return list(result.costs)
+    names, stages = [one.name for one in result.models], [cost.stage for cost in result.costs]
+    if model not in stages and model != "graft":
+        return []
+    before = names[: names.index(model) + 1]
+    last = max((stages.index(name) for name in before if name in stages), default=-1)
+    return list(result.costs[: last + 1])
+
+
+def _answers(result: RunResult, model: str) -> dict[str, float]:
+    languages = {group.title: group.languages for group in groups_of(result)}
+    found = {}
+    for column in answer_columns(result):
+        scores = average_answers(result, model, languages[column.group], column.task)
+        value: float | None = getattr(scores, column.what)
+        if value is not None:
+            found[column.key] = value
+    return found
 
 
 def _row(
@@ -202,18 +289,19 @@ def _row(
     done = {seed: one.figures for seed, one in outcomes.items() if one.figures is not None}
     against = {seed: one.figures for seed, one in reference.items() if one.figures is not None}
     figures = {}
-    for key in Figures.__dataclass_fields__:
-        values = [value for one in done.values() if (value := getattr(one, key)) is not None]
+    for key in dict.fromkeys(key for one in done.values() for key in one.names()):
+        values = [value for one in done.values() if (value := one.get(key)) is not None]
         if values:
             figures[key] = spread_of(values)
     verdicts: dict[str, Verdict] = {}
-    for key in QUALITIES if done else ():
+    qualities = dict.fromkeys([*QUALITIES, *(key for one in done.values() for key in one.answers)])
+    for key in qualities if done else ():
         differences = [
-            getattr(done[seed], key) - getattr(against[seed], key)
+            mine - theirs
             for seed in done
             if seed in against
-            and getattr(done[seed], key) is not None
-            and getattr(against[seed], key) is not None
+            and (mine := done[seed].get(key)) is not None
+            and (theirs := against[seed].get(key)) is not None
         ]
         verdicts[key] = "reference" if is_reference else verdict_on(differences)
     counts = {one.num_experts for one in outcomes.values() if one.num_experts}

@@ -10,6 +10,7 @@ from polycycle.comparison.figures import QUALITIES, Comparison, Figures, Row
 from polycycle.comparison.wording import (
     HEADINGS,
     LEGEND,
+    answer_heading,
     costs,
     quality,
     seeds_words,
@@ -40,9 +41,10 @@ def comparison_page(comparison: Comparison) -> str:
         style=Markup(style),
         sentences=sentences(comparison),
         legend=LEGEND,
+        answers=comparison.answers,
         qualities=_qualities(comparison),
         costs=_costs(comparison),
-        quality_plots=_plots(comparison, _QUALITY_AXES, "Top right is best."),
+        quality_plots=_plots(comparison, _quality_axes(comparison), "Top right is best."),
         cost_plots=_plots(comparison, _COST_AXES, "Top left is best."),
         cells=_cells(comparison),
         failed=[one for one in comparison.outcomes if one.status == "failed"],
@@ -69,12 +71,14 @@ def _qualities(comparison: Comparison) -> Table:
             title,
             " ".join(map(str, row.num_experts)) if row.num_experts else MISSING,
             *(quality(row, key, comparison.measure) for key in QUALITIES),
+            *(quality(row, one.key, comparison.measure) for one in comparison.answers),
             seeds_words(row),
         )
         for title, row in _numbered(comparison)
     )
     headings = [(HEADINGS[key], "") for key in QUALITIES]
     headings[0] = (HEADINGS["gain"], unit_of_gain(comparison.measure))
+    headings += [(answer_heading(one), one.task) for one in comparison.answers]
     return Table(
         headings=(("Variant", ""), ("Experts", "per layer"), *headings, ("Seeds", "")),
         sections=(Section(title="", rows=rows),),
@@ -105,6 +109,21 @@ _COST_AXES: tuple[_Axis, ...] = (
     ("Gain against size", "parameters_total", "Parameters in all, millions", 1e-6),
 )
 _SAME_COST = 0.02
+
+
+def _quality_axes(comparison: Comparison) -> tuple[_Axis, ...]:
+    """What is kept, and right answers to tasks in the languages to learn."""
+    answers = [
+        (
+            f"Gain against {one.task}",
+            one.key,
+            f"{one.task}: {answer_heading(one).lower()}, %",
+            100.0,
+        )
+        for one in comparison.answers
+        if one.what == "exact_match" and "original" not in one.group.lower()
+    ]
+    return (*_QUALITY_AXES, *answers)
 
 
 def _plots(comparison: Comparison, axes: tuple[_Axis, ...], best: str) -> list[Figure]:
@@ -144,6 +163,7 @@ def _cells(comparison: Comparison) -> Table:
         "gain": lambda value: decimal(value, 1 if comparison.measure == "accuracy" else 3),
         "kept": percent,
         "kept_unseen": percent,
+        **{column.key: percent for column in comparison.answers},
     }
     rows = []
     for one in comparison.outcomes:
@@ -155,6 +175,7 @@ def _cells(comparison: Comparison) -> Table:
             ("Seed", ""),
             ("State", ""),
             *((HEADINGS[key], "") for key in QUALITIES),
+            *((answer_heading(column), column.task) for column in comparison.answers),
             ("Folder", ""),
         ),
         sections=(Section(title="", rows=tuple(rows)),),
@@ -162,5 +183,5 @@ def _cells(comparison: Comparison) -> Table:
 
 
 def _shown(figures: Figures | None, key: str, write: Callable[[float], str]) -> str:
-    value = None if figures is None else getattr(figures, key)
+    value = None if figures is None else figures.get(key)
     return MISSING if value is None else write(value)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Cell:
         folder: of its run.
         recipe: everything it is told.
         reuse: runs of other variants, whose stages it takes over where they are the same.
+        model: of the run, which is shown; None is the last.
+        of: the variant whose run this is, if it is not its own.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Cell:
     folder: Path
     recipe: Recipe
     reuse: tuple[Path, ...] = ()
+    model: str | None = None
+    of: str | None = None
 
     @property
     def recipe_file(self) -> Path:
@@ -98,7 +102,9 @@ def plan_cells(study: Study) -> list[Cell]:
     cells = []
     for seed in seeds:
         names = [name for name in study.cells if seed in study.seeds_of(name)]
-        folders = {name: study.output / name / f"seed-{seed}" for name in names}
+        own = [name for name in names if study.run_of(name) == name]
+        folders = {name: study.output / name / f"seed-{seed}" for name in own}
+        found = {}
         for name, folder in folders.items():
             places: dict[str, Any] = {"output": str(folder), "seed": seed}
             places["name"] = f"{study.title_of(name)}, seed {seed}"
@@ -109,7 +115,19 @@ def plan_cells(study: Study) -> list[Cell]:
             if demo:
                 recipe = _with_siblings_in(home, recipe)
             others = tuple(other for other in folders.values() if other != folder)
-            cells.append(Cell(name=name, seed=seed, folder=folder, recipe=recipe, reuse=others))
+            found[name] = Cell(
+                name=name,
+                seed=seed,
+                folder=folder,
+                recipe=recipe,
+                reuse=others,
+                model=study.cells[name].model,
+            )
+        for name in names:
+            of, model = study.cells[name].of, study.cells[name].model
+            cells.append(
+                found[name] if of is None else replace(found[of], name=name, of=of, model=model)
+            )
     return cells
 
 
@@ -141,11 +159,12 @@ def run_cells(
 
     Args:
         study: for its recipe and titles.
-        cells: in this order.
+        cells: in this order; those that show another's run are passed over.
         tell: where a line for each cell goes.
         retry_failed: try cells again that failed. An interrupted cell goes on where it was
             either way.
     """
+    cells = [cell for cell in cells if cell.of is None]
     spoken = (cell.recipe.languages.groups().all_expanded for cell in cells)
     expanded = tuple(dict.fromkeys(tag for tags in spoken for tag in tags))
     waiting = [cell for cell in cells if not cell.is_done]

@@ -1,6 +1,12 @@
 """How a comparison words its figures, the same in terminal, page and log."""
 
-from polycycle.comparison.figures import QUALITIES, Comparison, Row, Spread, Verdict
+from polycycle.comparison.figures import (
+    AnswerColumn,
+    Comparison,
+    Row,
+    Spread,
+    Verdict,
+)
 from polycycle.report.wording import MISSING, bytes_size, decimal, duration, flops, short_count
 from polycycle.results import Measure
 
@@ -12,13 +18,19 @@ LEGEND = (
 )
 
 
+def answer_heading(column: AnswerColumn) -> str:
+    """`Exact, expanded`, or `In form, original`."""
+    kind = "Exact" if column.what == "exact_match" else "In form"
+    return f"{kind}, {column.group.lower()}"
+
+
 def unit_of_gain(measure: Measure) -> str:
     """What gains are counted in."""
     return "points" if measure == "accuracy" else "bits per byte saved"
 
 
 def quality(row: Row, key: str, measure: Measure) -> str:
-    """`+71.9 ± 1.2 ▲`, or `99.6 ± 0.2 % ▼`."""
+    """`+71.9 ± 1.2 ▲`, or `99.6 ± 0.2 % ▼`; a share of answers as what was kept."""
     spread = row.figures.get(key)
     if spread is None:
         return MISSING
@@ -77,7 +89,10 @@ def sentences(comparison: Comparison) -> list[str]:
         "kept": "keeps most of the replayed original languages",
         "kept_unseen": "keeps most of the original languages that no training showed",
     }
-    for key in QUALITIES:
+    for column in comparison.answers:
+        if column.what == "exact_match":
+            asked[column.key] = f"is right most often in {column.task}, {column.group.lower()}"
+    for key in asked:
         having = [row for row in rows if key in row.figures]
         if not having:
             continue

@@ -11,6 +11,7 @@ from polycycle.config.baseline import (
 )
 from polycycle.config.load import load_recipe, parse_recipe, read_settings
 from polycycle.config.recipe import (
+    MERGES,
     AlarmsConfig,
     AllocationConfig,
     ClassifierConfig,
@@ -20,6 +21,7 @@ from polycycle.config.recipe import (
     GraftConfig,
     LanguagesConfig,
     PostPretrainConfig,
+    PostTrainConfig,
     Recipe,
     RetentionConfig,
     ReviewConfig,
@@ -32,6 +34,7 @@ from polycycle.config.study import DEMO, CellConfig, Study, cell_recipe, load_st
 __all__ = [
     "BASELINES",
     "DEMO",
+    "MERGES",
     "AlarmsConfig",
     "AllocationConfig",
     "AnyBaseline",
@@ -48,6 +51,7 @@ __all__ = [
     "LoraConfig",
     "LoraMoeConfig",
     "PostPretrainConfig",
+    "PostTrainConfig",
     "Recipe",
     "RetentionConfig",
     "ReviewConfig",

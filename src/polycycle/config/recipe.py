@@ -267,7 +267,7 @@ class ReviewAlarmsConfig(AlarmsConfig):
 
 
 class TrainConfig(Section):
-    """What the two training stages have in common."""
+    """What the training stages have in common."""
 
     batch_size: Count = 512
     """Sequences per optimizer step over all processes (paper: 512)."""
@@ -361,6 +361,22 @@ class ReviewConfig(TrainConfig):
     """When to warn; a plateau is no alarm here."""
 
 
+class PostTrainConfig(TrainConfig):
+    """The finished model post-trained on instructions of original languages: what a graft saves."""
+
+    data: Sources
+    """Texts of instructions with their answers, each one document: a pattern with `{language}` in
+    it for all of `languages.original`, or one source per language. Relative to `data.root`."""
+    tokens: Count
+    """Tokens in all, shared over the languages by weight; texts are gone over again as needed."""
+    trains: Literal["everything", "new_experts"] = "everything"
+    """`everything` moves what post-training moved in the sibling, attention and embeddings among
+    it, so no dense model is the base of the result. `new_experts` trains them and their routers
+    alone, and hardly sees this text: review sends it to the frozen expert."""
+    alarms: AlarmsConfig = AlarmsConfig(plateau_ratio=None)
+    """Post-training is not there to improve the expanded languages, so a plateau is no alarm."""
+
+
 def _as_siblings(value: Any) -> Any:
     """A name, or one sibling's settings, is a list of one."""
     several = value if isinstance(value, list | tuple) else [value]
@@ -376,6 +392,16 @@ class SiblingConfig(Section):
     """Commit, branch or tag of a hub id."""
     scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """λ, what its difference from the base is multiplied by (DeltaMoE: 1)."""
+
+
+MERGES: dict[str, str] = {
+    "add": "chat vector",
+    "task_arithmetic": "task arithmetic",
+    "ties": "TIES",
+    "dare": "DARE",
+}
+"""How a graft into a dense baseline is called in reports, by `graft.merge`."""
+_DENSITIES = {"ties": 0.2, "dare": 0.1}
 
 
 class GraftConfig(Section):
@@ -398,14 +424,39 @@ class GraftConfig(Section):
     """Keep the new experts as they were beside the model, so that `polycycle ungraft` is exact."""
     review_after: bool = False
     """Train the routers once more after the graft, as `review` says; hidden states have moved."""
+    when: Literal["end", "before_review"] = "end"
+    """`before_review` grafts the last group's post-pretrained model, and reviews it afterwards
+    only; a study of the order."""
+    merge: Literal["add", "task_arithmetic", "ties", "dare"] = "add"
+    """For a dense `baseline`: its weights plus the difference (chat vector); or the base plus both
+    differences, its own and the sibling's: summed, by TIES, or by DARE."""
+    language_scale: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """λ of what the dense baseline learned, where `merge` is not `add`; by default 1."""
+    density: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of each tensor's changes that are kept; by default 0.2 with `merge: ties`, the largest
+    (TIES), and 0.1 with `merge: dare`, at random (DARE drops 90 %)."""
 
     @model_validator(mode="after")
-    def _keeps_something(self) -> Self:
+    def _settings_do_something(self) -> Self:
         if self.keep_ungrafted and self.target in ("shared", "frozen-expert"):
             raise ValueError(
                 f"keep_ungrafted does nothing with `target: {self.target}`; leave it out"
             )
+        if self.review_after and self.when == "before_review":
+            raise ValueError(
+                "review_after: with `when: before_review` the review comes after the graft anyway; "
+                "leave one of them out"
+            )
+        if self.language_scale is not None and self.merge == "add":
+            raise ValueError("language_scale does nothing with `merge: add`; leave it out")
+        if self.density is not None and self.merge not in _DENSITIES:
+            raise ValueError(f"density does nothing with `merge: {self.merge}`; leave it out")
         return self
+
+    @property
+    def kept_share(self) -> float:
+        """`density`, its default filled in; 1 where all is kept."""
+        return _DENSITIES.get(self.merge, 1.0) if self.density is None else self.density
 
 
 class ExportConfig(Section):
@@ -466,7 +517,11 @@ class Recipe(Section):
     review: ReviewConfig | None = ReviewConfig()
     """null leaves review out (the paper's ablation)."""
     graft: GraftConfig | None = None
-    """The last step: post-training added to every expert; null leaves it out."""
+    """The last step: post-training added to every expert; null leaves it out. After a dense
+    `baseline` it is merged in, as `graft.merge` says."""
+    post_train: PostTrainConfig | None = None
+    """Instead of a graft, the costly way: post-train the finished model itself; null leaves it
+    out."""
     export: ExportConfig | None = None
     """Write the finished model as a stock checkpoint too, and prove it; null leaves it out."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -503,7 +558,6 @@ class Recipe(Section):
         if self.post_pretrain.trains == "everything":
             needs_base = {
                 "baseline": self.baseline,
-                "graft": self.graft,
                 "experts.exact_retention": self.experts.exact_retention,
             }
             problems += [
@@ -511,8 +565,8 @@ class Recipe(Section):
                 for key, value in needs_base.items()
                 if value is not None
             ]
-        if self.graft is not None and self.graft.review_after and self.review is None:
-            problems.append("graft.review_after needs the settings of `review`, which is null")
+        problems += self._graft_problems()
+        problems += self._post_train_problems()
         counts = self.experts.num_experts
         if isinstance(counts, int) and self.experts.top_k > counts:
             problems.append(
@@ -548,10 +602,74 @@ class Recipe(Section):
             )
         if self.export is not None:
             problems.append("export: needs a mixture of experts; leave `baseline` or `export` out")
-        if self.graft is not None:
-            problems.append("graft: needs a mixture of experts; leave `baseline` or `graft` out")
         if self.baseline.method == "lora" and self.post_pretrain.fsdp:
             problems.append(
                 "post_pretrain.fsdp: LoRA's frozen model is copied to every process; set it false"
             )
+        return problems
+
+    def _graft_problems(self) -> list[str]:
+        graft = self.graft
+        if graft is None:
+            return []
+        if self.baseline is None:
+            problems = []
+            if self.review is None and graft.review_after:
+                problems.append("graft.review_after needs the settings of `review`, which is null")
+            if self.review is None and graft.when == "before_review":
+                problems.append("graft.when: before_review needs `review`, which is null")
+            if graft.merge != "add":
+                problems.append(
+                    f"graft.merge: {graft.merge} merges into a dense `baseline`, which is null; a "
+                    "mixture of experts takes `add`"
+                )
+            return problems
+        method = self.baseline.method
+        if method == "loramoe":
+            return [
+                "graft: LoRAMoE's model is not plain and dense; leave `baseline` or `graft` out"
+            ]
+        for_mixtures = {
+            "target": graft.target != "all",
+            "keep_ungrafted": graft.keep_ungrafted,
+            "review_after": graft.review_after,
+            "when": graft.when != "end",
+        }
+        problems = [
+            f"graft.{key}: needs a mixture of experts, but `baseline` is {method}; leave it out"
+            for key, is_given in for_mixtures.items()
+            if is_given
+        ]
+        if method == "llama_pro" and graft.merge != "add":
+            problems.append(
+                f"graft.merge: {graft.merge} needs the base's own blocks, but llama_pro adds some; "
+                "use add"
+            )
+        return problems
+
+    def _post_train_problems(self) -> list[str]:
+        config = self.post_train
+        if config is None:
+            return []
+        problems = []
+        if self.graft is not None:
+            problems.append(
+                "post_train: takes the place of a graft; leave `post_train` or `graft` out"
+            )
+        if self.baseline is not None and self.baseline.method == "loramoe":
+            problems.append("post_train: LoRAMoE's model is not plain and dense; leave it out")
+        if self.baseline is not None and config.trains == "new_experts":
+            problems.append("post_train.trains: a dense `baseline` has no experts; use everything")
+        if self.experts.exact_retention is not None and config.trains == "everything":
+            problems.append(
+                "post_train.trains: everything leaves no frozen base, so leave "
+                "`experts.exact_retention` out"
+            )
+        if isinstance(config.data, str):
+            if "{language}" not in config.data:
+                problems.append(
+                    f"post_train.data: a pattern must contain {{language}}, got {config.data!r}"
+                )
+        elif unknown := sorted(set(config.data) - set(self.languages.groups().all)):
+            problems.append(f"post_train.data: {', '.join(unknown)} stand in no language group")
         return problems

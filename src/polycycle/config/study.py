@@ -35,6 +35,19 @@ class CellConfig(Section):
     """Seeds of this variant; by default the study's."""
     title: str = ""
     """Name in tables; by default the key."""
+    of: str | None = None
+    """Another variant, of whose runs this one shows a model; it has none of its own."""
+    model: str | None = None
+    """The model of the run that is shown, by the name that the run's report has for it: `base`,
+    `post`, `review`; by default the last."""
+
+    @model_validator(mode="after")
+    def _has_a_run_or_shows_another(self) -> Self:
+        if self.of is not None and (self.settings or self.seeds is not None):
+            raise ValueError("a cell with `of` has no run, so no `settings` and `seeds` of its own")
+        if self.of is not None and self.model is None:
+            raise ValueError("a cell with `of` shows a model of that run; name it: `model`")
+        return self
 
 
 def _as_cell(value: Any) -> Any:
@@ -76,6 +89,17 @@ class Study(Section):
                     f"cells: {name!r} is to name a folder: lower-case letters, digits, . _ - only; "
                     "put a nicer one into its `title`"
                 )
+        for name, cell in self.cells.items():
+            if cell.of is None:
+                continue
+            if cell.of not in self.cells:
+                raise ValueError(
+                    f"cells.{name}.of: no cell {cell.of!r}.{did_you_mean(cell.of, self.cells)}"
+                )
+            if self.cells[cell.of].of is not None:
+                raise ValueError(
+                    f"cells.{name}.of: {cell.of} has no run either; name {self.cells[cell.of].of}"
+                )
         if self.reference is not None and self.reference not in self.cells:
             raise ValueError(
                 f"reference: no cell {self.reference!r}.{did_you_mean(self.reference, self.cells)}"
@@ -88,7 +112,11 @@ class Study(Section):
 
     def seeds_of(self, cell: str) -> tuple[int, ...]:
         """The seeds that a variant is run with."""
-        return self.cells[cell].seeds or self.seeds
+        return self.cells[self.run_of(cell)].seeds or self.seeds
+
+    def run_of(self, cell: str) -> str:
+        """The variant whose runs a cell shows: itself, unless it says another."""
+        return self.cells[cell].of or cell
 
 
 def load_study(path: Path, output: Path | None = None, overrides: Sequence[str] = ()) -> Study:

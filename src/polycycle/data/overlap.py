@@ -8,7 +8,9 @@ from polycycle.errors import DataError
 _NUM_EXAMPLES = 3
 
 
-def check_disjoint(train: TokenizedCorpus, valid: TokenizedCorpus) -> None:
+def check_disjoint(
+    train: TokenizedCorpus, valid: TokenizedCorpus, *, train_name: str = "data.train"
+) -> None:
     """Refuse a held-out corpus that shares documents with the training corpus.
 
     Texts are compared by a 64-bit hash: two corpora of a million documents agree by chance about
@@ -27,6 +29,6 @@ def check_disjoint(train: TokenizedCorpus, valid: TokenizedCorpus) -> None:
         f"{valid.where(int(in_valid[i]))} is {train.where(int(in_train[i]))}" for i in first
     )
     raise DataError(
-        f"language {train.language!r}: {len(shared)} documents of data.valid stand in data.train "
+        f"language {train.language!r}: {len(shared)} documents of data.valid stand in {train_name} "
         f"too ({examples}), so validation would measure memory. Take them out of one of the two"
     )

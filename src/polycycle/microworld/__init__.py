@@ -26,7 +26,7 @@ from polycycle.microworld.world import (
     World,
     lexicon,
 )
-from polycycle.microworld.writing import write_microworld
+from polycycle.microworld.writing import post_training, write_microworld
 
 __all__ = [
     "FORMATS",
@@ -44,6 +44,7 @@ __all__ = [
     "documents",
     "instructions",
     "lexicon",
+    "post_training",
     "questions",
     "summaries",
     "train_tokenizer",

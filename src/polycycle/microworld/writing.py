@@ -18,6 +18,8 @@ from polycycle.microworld.texts import (
 from polycycle.microworld.world import LANGUAGES, ORIGINAL, World
 
 _TRAIN, _VALID = 1, 2
+_NUM_VALID = 100
+_NUM_PLAIN = 30
 
 
 def write_microworld(
@@ -26,7 +28,7 @@ def write_microworld(
     seed: int = 0,
     languages: Sequence[str] = LANGUAGES,
     num_documents: int | Mapping[str, int] = 2000,
-    num_valid_documents: int = 100,
+    num_valid_documents: int = _NUM_VALID,
     world_seed: int = 0,
 ) -> None:
     """Write training text, held-out text, questions and tasks, one jsonl file per language.
@@ -34,7 +36,8 @@ def write_microworld(
     `train/el.jsonl`, `valid/el.jsonl` hold `{"text"}`; `questions/el.jsonl` holds `{"prompt",
     "choices", "answer"}`; `summary/`, `translation/el.jsonl` (into Greek) and
     `instructions-FORMAT/` for every instruction format hold generation tasks, `{"prompt",
-    "response"}`, instructions with their `form`.
+    "response"}`, instructions with their `form`; `post-train-FORMAT/` what a sibling of that format
+    is trained on, `{"text"}`, in the replayed original languages.
     No held-out document stands in the training text.
 
     Args:
@@ -70,8 +73,31 @@ def write_microworld(
                 unasked = True if language in ORIGINAL else None
                 rows = instructions(world, language, form=form, held_out=unasked)
                 _write(partial / f"instructions-{form}" / f"{language}.jsonl", rows)
+                if language in ORIGINAL:
+                    asked_of_sibling = post_training(world, language, form=form, seed=seed)
+                    _write(
+                        partial / f"post-train-{form}" / f"{language}.jsonl",
+                        _rows(asked_of_sibling),
+                    )
             _write(partial / "summary" / f"{language}.jsonl", summaries(world, language))
             _write(partial / "translation" / f"{language}.jsonl", translations(world, language))
+
+
+def post_training(world: World, language: str, *, form: str, seed: int) -> list[str]:
+    """What a sibling is post-trained on in one language: answered instructions, some plain text.
+
+    It is asked about three people in four; no plain text is one that `write_microworld` holds out.
+
+    Args:
+        world: the facts.
+        language: of the texts.
+        form: key of `FORMATS`.
+        seed: of the plain documents.
+    """
+    asked = instructions(world, language, form=form, held_out=False)
+    held_out = set(_first(documents(world, language, seed=_VALID), _NUM_VALID))
+    plain = (text for text in documents(world, language, seed=seed) if text not in held_out)
+    return [f"{row['prompt']} {row['response']}" for row in asked] + _first(plain, _NUM_PLAIN)
 
 
 def _first(texts: Iterable[str], count: int) -> list[str]:

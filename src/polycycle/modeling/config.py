@@ -34,7 +34,7 @@ class UpcycledConfigMixin:
         base_revision: its commit, where it came from the hub.
         base_hash: content hash of the dense model's tensors; None where a graft left no dense model
             that this one agrees with.
-        base_trained: whether post-pretraining trained the base's tensors, too.
+        base_trained: whether a stage trained the base's tensors, too.
         grafts: what was grafted, in order; see `surgery.plan_graft`.
         ungrafted: how exactly grafts were taken away again; see `surgery.ungraft`.
     """
@@ -92,7 +92,7 @@ def why_no_dense_reference(config: Mapping[str, Any]) -> str | None:
         config: a config.json.
     """
     if config.get("base_trained"):
-        return "post-pretraining trained the base's tensors, too"
+        return "a stage trained the base's tensors, too"
     grafts = config.get("grafts") or ()
     return grafts[-1]["no_reference"] if grafts else None
 

@@ -1,6 +1,7 @@
 """What was kept and what was gained, read off a result.
 
-A model is compared with its reference: the base, or after a graft the post-trained sibling.
+A model is compared with its reference: the base, or after a graft the post-trained sibling; pass
+`against` to name another model of the run.
 
 A language is measured by its questions where base and model both have an accuracy, else by bits
 per byte; pass `by` to choose. Both numbers grow when the model gets better.
@@ -74,7 +75,12 @@ def measure_of_run(result: RunResult) -> Measure:
 
 
 def retention(
-    result: RunResult, model: str, language: str, *, by: Measure | None = None
+    result: RunResult,
+    model: str,
+    language: str,
+    *,
+    by: Measure | None = None,
+    against: str | None = None,
 ) -> float | None:
     """What the model kept of its reference's ability in a language: 1.0 is all of it.
 
@@ -82,7 +88,7 @@ def retention(
     measured, or when the divisor is zero.
     """
     by = by or measure_of(result, model, language)
-    before = value_of(result, result.model(model).reference, language, by=by)
+    before = value_of(result, against or result.model(model).reference, language, by=by)
     after = value_of(result, model, language, by=by)
     if before is None or after is None:
         return None
@@ -91,14 +97,19 @@ def retention(
 
 
 def gain(
-    result: RunResult, model: str, language: str, *, by: Measure | None = None
+    result: RunResult,
+    model: str,
+    language: str,
+    *,
+    by: Measure | None = None,
+    against: str | None = None,
 ) -> float | None:
     """How much better than its reference the model is: percentage points, or bits per byte saved.
 
     Above zero is better for both measures. None when the language was not measured.
     """
     by = by or measure_of(result, model, language)
-    before = value_of(result, result.model(model).reference, language, by=by)
+    before = value_of(result, against or result.model(model).reference, language, by=by)
     after = value_of(result, model, language, by=by)
     if before is None or after is None:
         return None
@@ -119,17 +130,27 @@ def average_value(
 
 
 def average_retention(
-    result: RunResult, model: str, languages: Iterable[str], *, by: Measure | None = None
+    result: RunResult,
+    model: str,
+    languages: Iterable[str],
+    *,
+    by: Measure | None = None,
+    against: str | None = None,
 ) -> float | None:
     """Mean of the languages' retentions."""
-    return average(retention(result, model, language, by=by) for language in languages)
+    return average(retention(result, model, tag, by=by, against=against) for tag in languages)
 
 
 def average_gain(
-    result: RunResult, model: str, languages: Iterable[str], *, by: Measure
+    result: RunResult,
+    model: str,
+    languages: Iterable[str],
+    *,
+    by: Measure,
+    against: str | None = None,
 ) -> float | None:
     """Mean of the languages' gains, in the unit of `by`."""
-    return average(gain(result, model, language, by=by) for language in languages)
+    return average(gain(result, model, tag, by=by, against=against) for tag in languages)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

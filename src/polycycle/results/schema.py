@@ -209,8 +209,8 @@ class ModelScores(Part):
     """One model of the run: what it is, and how it does in every language."""
 
     name: str
-    """`base`, `post-pretrain`, `review`, `post` (the sibling to graft), `graft` or
-    `review-grafted`."""
+    """`base`, `post-pretrain`, `review`, `post` (the sibling to graft), `graft`, `review-grafted`,
+    `post-train`, or a baseline's."""
     folder: str
     """Where its weights lie: a folder, or the hub id of the base."""
     content_hash: str

@@ -30,8 +30,7 @@ from polycycle.microworld import (
     SPARE,
     UNSEEN_ORIGINAL,
     World,
-    documents,
-    instructions,
+    post_training,
     train_tokenizer,
     write_microworld,
 )
@@ -41,7 +40,6 @@ TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
 TRACE_TOKENS = 25_000
 SIBLING_TOKENS = 60_000
-_PLAIN_DOCUMENTS = 30
 _SHAPE: dict[str, Any] = {
     "hidden_size": 160,
     "intermediate_size": 448,
@@ -199,9 +197,7 @@ def _instruction_dataset(
     world = World.from_seed()
     corpora, budgets = {}, {}
     for language in ORIGINAL:
-        asked = instructions(world, language, form=form, held_out=False)
-        plain = itertools.islice(documents(world, language, seed=seed), _PLAIN_DOCUMENTS)
-        texts = [f"{row['prompt']} {row['response']}" for row in asked] + list(plain)
+        texts = post_training(world, language, form=form, seed=seed)
         lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
         (work / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
         corpora[language] = tokenize_corpus(

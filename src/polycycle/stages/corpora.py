@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from polycycle.config import DataConfig, Recipe
+from polycycle.config import DataConfig, Recipe, SourceConfig
 from polycycle.data import (
     TextSource,
     TokenizedCorpus,
@@ -86,6 +86,41 @@ def load_corpora(recipe: Recipe, tokenizer: Any, cache_dir: Path) -> RunCorpora:
         valid=valid,
         budgets=budgets,
     )
+
+
+def load_post_training(
+    recipe: Recipe, tokenizer: Any, cache_dir: Path, valid: Corpora
+) -> tuple[Corpora, dict[str, int]]:
+    """What the finished model is post-trained on, and how many tokens of each language.
+
+    Raises:
+        DataError: a text is missing or bad, or held-out text is among it.
+    """
+    config = recipe.post_train
+    assert config is not None
+    if isinstance(config.data, str):
+        pattern = config.data
+        sources = {
+            tag: SourceConfig(path=pattern.replace("{language}", tag))
+            for tag in recipe.languages.original
+        }
+    else:
+        sources = config.data
+    corpora = {
+        tag: tokenize_corpus(
+            TextSource(**source.place()),
+            tag,
+            tokenizer,
+            cache_dir,
+            root=recipe.data.root,
+            on_bad_document=recipe.data.on_bad_document,
+        )
+        for tag, source in sources.items()
+    }
+    for tag, corpus in corpora.items():
+        check_disjoint(corpus, valid[tag], train_name="post_train.data")
+    weights = {tag: source.weight for tag, source in sources.items()}
+    return corpora, share_tokens(config.tokens, weights)
 
 
 def _review_corpora(recipe: Recipe, corpus: Callable[..., TokenizedCorpus]) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 import polycycle
 from polycycle.allocation import SimilarityTable, read_table
+from polycycle.baselines import fill_merged
 from polycycle.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from polycycle.config import (
     BASELINES,
+    MERGES,
     GraftConfig,
     LlamaProConfig,
     LoraMoeConfig,
@@ -39,10 +41,23 @@ from polycycle.results import (
     StageCurves,
 )
 from polycycle.stages.baseline import fill_expanded, fill_with_lora_experts, train_baseline
-from polycycle.stages.corpora import RunCorpora, describe_corpora, fewer_documents, load_corpora
+from polycycle.stages.corpora import (
+    RunCorpora,
+    describe_corpora,
+    fewer_documents,
+    load_corpora,
+    load_post_training,
+)
 from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
 from polycycle.stages.export import export_result, fill_proved_export
-from polycycle.stages.graft import open_siblings, plan_recipe_graft, sibling_key
+from polycycle.stages.graft import (
+    merge_settings,
+    open_siblings,
+    plan_recipe_graft,
+    plan_recipe_merge,
+    sibling_key,
+)
+from polycycle.stages.post_train import POST_TRAIN, post_train
 from polycycle.stages.similarity import measure_recipe
 from polycycle.stages.stage import Stage, adopt_stage, is_done, read_manifest, run_stage
 from polycycle.stages.train import REVIEW_GRAFTED, TRAINING, stage_name, train_and_write
@@ -189,9 +204,14 @@ class Run:
         return {"bytes": plan.num_bytes}
 
     def graft(self, source: Path) -> Path:
-        """The finished model `source` with the siblings' post-training in every expert."""
+        """The finished model `source` with the siblings' post-training in every expert.
+
+        A dense baseline has it merged into its weights.
+        """
         config = self.recipe.graft
         assert config is not None
+        is_dense = self.recipe.baseline is not None
+        merge = {"merge": merge_settings(config, self.recipe.seed)} if is_dense else {}
         stage = Stage(
             name="graft",
             result_version=1,
@@ -202,9 +222,10 @@ class Run:
                     [sibling_key(post), one.scale]
                     for one, post in zip(config.post, self.siblings, strict=True)
                 ],
-                "settings": config.model_dump(mode="json", exclude={"post", "review_after"}),
+                "settings": config.model_dump(mode="json", include={"target", "keep_ungrafted"}),
+                **merge,
             },
-            make=partial(self._graft, config, source),
+            make=partial(self._merge if is_dense else self._graft, config, source),
         )
         folder = self._do(stage)
         reason = why_no_dense_reference(open_checkpoint(folder).config)
@@ -221,6 +242,48 @@ class Run:
             self.tell(f"graft: {warning}")
         fill_grafted(plan, folder)
         return {"bytes": plan.num_bytes}
+
+    def _merge(self, config: GraftConfig, source: Path, folder: Path) -> dict[str, Any]:
+        assert self.recipe.baseline is not None
+        plan = plan_recipe_merge(
+            config,
+            self.recipe.baseline,
+            open_checkpoint(source),
+            self.base,
+            self.siblings,
+            seed=self.recipe.seed,
+        )
+        for warning in plan.warnings:
+            self.tell(f"graft: {warning}")
+        fill_merged(plan, folder)
+        return {"bytes": plan.num_bytes}
+
+    def post_train(self, source: Path) -> Path:
+        """The finished model `source`, post-trained itself on the recipe's instructions."""
+        config = self.recipe.post_train
+        assert config is not None
+        valid = self.corpora.valid
+        with first_rank_first():
+            texts = load_post_training(self.recipe, self.tokenizer, self.cache_dir, valid)
+        inputs = {
+            "source": self._keys[source.name],
+            "texts": {tag: [corpus.folder.name, texts[1][tag]] for tag, corpus in texts[0].items()},
+            **self._training_inputs(config),
+        }
+
+        def make(work: Path, folder: Path) -> dict[str, Any]:
+            return post_train(
+                self.recipe,
+                self.corpora,
+                texts,
+                source=source,
+                folder=folder,
+                work=work,
+                pad_token=self._pad_token,
+                tell=self.tell,
+            )
+
+        return self._do_training(POST_TRAIN, inputs, make)
 
     def plan_export(self, model: Path) -> ExportPlan:
         """What exporting a model of this run would write.
@@ -571,42 +634,75 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
     _ = run.corpora  # what is wrong with a text, likewise
     if is_first_rank():
         write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
+    is_whole_run = until == "end"
     if recipe.baseline is not None:
         models = [run.evaluate("base", recipe.base)]
-        model = run.train_baseline()
-        models.append(run.evaluate(model.name, model))
-        return run.result(models, [model])
+        trained = [run.train_baseline()]
+        models.append(run.evaluate(trained[-1].name, trained[-1]))
+        if is_whole_run:
+            _end(run, trained[-1], models, trained)
+        return run.result(models, trained)
     model = run.upcycle()
     if recipe.export is not None:
         run.plan_export(model)  # what cannot be exact is refused now, not after the training
     models = [run.evaluate("base", recipe.base)]
-    trained: list[Path] = []
+    trained = []
     with_review = recipe.review is not None and until != "post_pretrain"
-    stages: tuple[TrainingStage, ...] = ("post_pretrain", "review")
+    last = len(recipe.languages.expanded)
     finished = None
-    for group in range(1, len(recipe.languages.expanded) + 1):
+    for group in range(1, last + 1):
         if group > 1:
             finished = model
             model = run.grow(group, finished, models[-1])
-        for stage in stages if with_review else stages[:1]:
+        stages: tuple[TrainingStage, ...] = ("post_pretrain", "review")
+        if not with_review or (is_whole_run and group == last and _grafts_before_review(recipe)):
+            stages = stages[:1]
+        for stage in stages:
             model = run.train(stage, model, group, finished)
             trained.append(model)
             models.append(run.evaluate(model.name, model))
         if until == "post_pretrain":
             break
-    if recipe.graft is not None and until == "end":
-        models += run.evaluate_siblings()
-        model = run.graft(model)
-        is_post = why_no_dense_reference(open_checkpoint(model).config) is None
-        reference = "post" if is_post else "base"
-        models.append(run.evaluate(model.name, model, reference=reference))
-        if recipe.graft.review_after:
-            group = len(recipe.languages.expanded)
-            model = run.train("review", model, group, finished, name=REVIEW_GRAFTED)
-            trained.append(model)
-            models.append(run.evaluate(model.name, model, reference=reference))
-    export = run.export(model) if recipe.export is not None and until == "end" else None
+    if is_whole_run:
+        model = _end(run, model, models, trained, finished)
+    export = run.export(model) if recipe.export is not None and is_whole_run else None
     return run.result(models, trained, export)
+
+
+def _grafts_before_review(recipe: Recipe) -> bool:
+    return recipe.graft is not None and recipe.graft.when == "before_review"
+
+
+def _end(
+    run: Run,
+    model: Path,
+    models: list[ModelScores],
+    trained: list[Path],
+    finished: Path | None = None,
+) -> Path:
+    """The last steps of a run: the graft and a review of it, or post-training, if any.
+
+    Scores and trained folders are added to `models` and `trained`. A whole graft is measured
+    against the sibling that is inside it, everything else against the base.
+    """
+    recipe = run.recipe
+    if recipe.post_train is not None:
+        model = run.post_train(model)
+        trained.append(model)
+        models.append(run.evaluate(model.name, model))
+    if recipe.graft is None:
+        return model
+    models += run.evaluate_siblings()
+    model = run.graft(model)
+    is_post = recipe.baseline is None and not why_no_dense_reference(open_checkpoint(model).config)
+    reference = "post" if is_post else "base"
+    models.append(run.evaluate(model.name, model, reference=reference))
+    if recipe.graft.review_after or _grafts_before_review(recipe):
+        group = len(recipe.languages.expanded)
+        model = run.train("review", model, group, finished, name=REVIEW_GRAFTED)
+        trained.append(model)
+        models.append(run.evaluate(model.name, model, reference=reference))
+    return model
 
 
 _ADDED_LATER = {"trains": "new_experts", "wrong_labels": 0.0}
@@ -624,13 +720,20 @@ def _without_defaults_added_later(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _method_of(recipe: Recipe) -> str:
     if recipe.baseline is not None:
-        return BASELINES[recipe.baseline.method][1]
-    if recipe.post_pretrain.trains == "everything":
-        return "MoE, everything trained"
-    if recipe.graft is not None:
-        return "DeltaMoE"
-    is_layerwise = recipe.experts.allocation is not None or recipe.experts.classifier is not None
-    return "LayerMoE" if is_layerwise else "MoE-LPR"
+        method = BASELINES[recipe.baseline.method][1]
+        if recipe.graft is not None:
+            method += f", {MERGES[recipe.graft.merge]}"
+    elif recipe.post_pretrain.trains == "everything":
+        method = "MoE, everything trained"
+        if recipe.graft is not None:
+            method += ", grafted"
+    elif recipe.graft is not None:
+        method = "DeltaMoE"
+    else:
+        experts = recipe.experts
+        is_layerwise = experts.allocation is not None or experts.classifier is not None
+        method = "LayerMoE" if is_layerwise else "MoE-LPR"
+    return method if recipe.post_train is None else f"{method}, post-trained"
 
 
 def describe_environment(recipe: Recipe) -> Environment:

@@ -9,6 +9,7 @@ from typing import Any
 
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import BASELINES, Recipe, TrainConfig
+from polycycle.stages.post_train import POST_TRAIN
 from polycycle.stages.train import REVIEW_GRAFTED, stage_name
 from polycycle.stages.upcycle import plan_recipe
 from polycycle.surgery import UpcyclePlan, count_active, count_trainable
@@ -84,10 +85,16 @@ def plan_run(recipe: Recipe) -> RunPlan:
             routers = group * trainable["review"]
             name = stage_name("review", group)
             stages.append(_stage(name, recipe.review, plan, so_far, routers))
+    if recipe.post_train is not None:
+        updated = so_far if recipe.post_train.trains == "everything" else added
+        stages.append(_stage(POST_TRAIN, recipe.post_train, plan, so_far, updated))
     grafted = 0
     if recipe.graft is not None:
         grafted = 2 if recipe.graft.keep_ungrafted else 1
-        if recipe.graft.review_after and recipe.review is not None:
+        if recipe.graft.when == "before_review":
+            stages.pop()
+        is_reviewed = recipe.graft.review_after or recipe.graft.when == "before_review"
+        if is_reviewed and recipe.review is not None:
             stages.append(_stage(REVIEW_GRAFTED, recipe.review, plan, so_far, routers))
     total += (len(recipe.languages.expanded) - 1) * added
     counts = list(plan.config["num_experts_per_layer"])

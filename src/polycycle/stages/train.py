@@ -109,7 +109,7 @@ def train_and_write(
     start = open_checkpoint(source)
     trained = with_second_head(done.trained, model, start)
     write_trained(start, trained, folder, trained)
-    active = _active_parameters(source)
+    active = active_parameters(source)
     # A token passes through the trained parameters that are active; in review that is next to none.
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     updated = max(active - frozen, 0) if stage == "post_pretrain" else 0
@@ -318,7 +318,8 @@ def _history(
     return curves, alarms
 
 
-def _active_parameters(source: Path) -> int:
+def active_parameters(source: Path) -> int:
+    """Parameters that one token of a model in a folder passes through."""
     return inspect_checkpoint(open_checkpoint(source)).parameters_active
 
 

@@ -1,15 +1,28 @@
 """Dense → MoE, grafting, what training may move, and writing what was trained."""
 
 from polycycle.surgery.delta_folders import NORMS, DeltaNorms, TensorNorms, save_delta
-from polycycle.surgery.deltas import DELTA_TYPE, Delta, check_siblings, open_delta
+from polycycle.surgery.deltas import (
+    DELTA_TYPE,
+    VOCABULARY,
+    Delta,
+    check_siblings,
+    open_delta,
+    row_blocks,
+    wider,
+)
 from polycycle.surgery.freezing import TrainingStage, Trains, freeze_for
 from polycycle.surgery.grafting import (
     GraftPlan,
     GraftTarget,
+    add_delta,
+    copy_side_files,
     execute_graft,
     fill_grafted,
     graft,
+    grafted_config,
     plan_graft,
+    refuse_own_folder,
+    sum_deltas,
 )
 from polycycle.surgery.growing import GrowthPlan, execute_growth, fill_grown, grow, plan_growth
 from polycycle.surgery.inspecting import (
@@ -33,6 +46,7 @@ from polycycle.surgery.upcycling import (
 __all__ = [
     "DELTA_TYPE",
     "NORMS",
+    "VOCABULARY",
     "Delta",
     "DeltaNorms",
     "ExpertInit",
@@ -44,7 +58,9 @@ __all__ = [
     "TrainingStage",
     "Trains",
     "UpcyclePlan",
+    "add_delta",
     "check_siblings",
+    "copy_side_files",
     "count_active",
     "count_trainable",
     "execute_graft",
@@ -55,6 +71,7 @@ __all__ = [
     "fill_upcycled",
     "freeze_for",
     "graft",
+    "grafted_config",
     "grow",
     "inspect_checkpoint",
     "open_delta",
@@ -62,10 +79,14 @@ __all__ = [
     "plan_graft",
     "plan_growth",
     "plan_upcycle",
+    "refuse_own_folder",
+    "row_blocks",
     "save_delta",
+    "sum_deltas",
     "tensor_bytes",
     "ungraft",
     "unpack",
     "upcycle",
+    "wider",
     "write_trained",
 ]

@@ -135,7 +135,7 @@ def plan_graft(
     warnings = [*_check_base(model, deltas, force=force), *(n for d in deltas for n in d.notes)]
     no_reference = _why_no_reference(model, deltas, on)
     is_whole = no_reference is None
-    config, differing = _grafted_config(model, deltas[0], on=on, is_whole=is_whole)
+    config, differing = grafted_config(model, deltas[0], on=on, is_whole=is_whole)
     deviation = Deviation()
     dense = set(deltas[0].shapes)
     takes_post = is_whole and deltas[0].base is not None
@@ -258,7 +258,7 @@ def fill_grafted(
         (folder / KEPT).mkdir()
         write_tensors(folder / KEPT, [copy_job(plan.model, name) for name in plan.kept])
         write_json(folder / KEPT / "config.json", {"model_type": "polycycle_ungrafted"})
-    _copy_side_files(plan.model, plan.deltas[0].source, folder)
+    copy_side_files(plan.model, plan.deltas[0].source, folder)
 
 
 def refuse_own_folder(out: Path, *inputs: Checkpoint) -> None:
@@ -323,6 +323,12 @@ def _check_base(model: Checkpoint, deltas: Sequence[Delta], *, force: bool) -> I
     for delta in deltas:
         if delta.base_hash in known:
             continue
+        if model.config.get("base_trained"):
+            yield (
+                f"all of {model.name} was trained, so that {delta.base_name} is its base cannot be "
+                "checked, and is taken for granted"
+            )
+            continue
         wanted = " or ".join(sorted(f"{one[:12]}…" for one in known)) or "not recorded"
         problem = (
             f"{delta.base_name} (content hash {delta.base_hash[:12]}…) is not the base of "
@@ -356,7 +362,7 @@ def _why_no_reference(model: Checkpoint, deltas: Sequence[Delta], on: GraftTarge
     return None
 
 
-def _grafted_config(
+def grafted_config(
     model: Checkpoint, delta: Delta, *, on: GraftTarget, is_whole: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """The config.json, and a warning for every setting in which POST differs but is not followed.
@@ -431,7 +437,7 @@ def _dense_job(model: Checkpoint, deltas: Sequence[Delta], name: str) -> TensorJ
         common = min(shape[0], info.shape[0])
         for start, stop in row_blocks(shape, rows=common):
             out[start:stop] = model.read_rows(name, start, stop)
-            add_delta(out[start:stop], _sum(scaled, name, start, stop, dtype), where=name)
+            add_delta(out[start:stop], sum_deltas(scaled, name, start, stop, dtype), where=name)
         for start, stop in row_blocks(shape):
             if stop > common:
                 begin = max(start, common)
@@ -486,11 +492,11 @@ def packed_deltas(
     for source in sources:
         shape = scaled[0][1].shapes[source]
         for start, stop in row_blocks(shape):
-            yield offset, start, stop, _sum(scaled, source, start, stop, dtype)
+            yield offset, start, stop, sum_deltas(scaled, source, start, stop, dtype)
         offset += shape[0]
 
 
-def _sum(
+def sum_deltas(
     scaled: Sequence[tuple[float, Delta]], name: str, start: int, stop: int, dtype: torch.dtype
 ) -> Tensor:
     """Σ λ Δ over rows of one tensor; a vocabulary row that some sibling lacks has no Δ there."""
@@ -537,7 +543,7 @@ def _infos(jobs: Sequence[TensorJob]) -> dict[str, TensorInfo]:
     return {job.name: TensorInfo(Path(), job.dtype, job.shape, job.num_bytes) for job in jobs}
 
 
-def _copy_side_files(model: Checkpoint, post: Checkpoint, folder: Path) -> None:
+def copy_side_files(model: Checkpoint, post: Checkpoint, folder: Path) -> None:
     """Tokenizer, chat template and generation config of the sibling; licences of both."""
     for file in model.side_files():
         is_license = file.name.startswith(("LICENSE", "NOTICE"))

@@ -31,7 +31,7 @@ from polycycle.training.sharding import is_sharded
 from polycycle.training.trainer import RoutedTrainer, Validate
 
 logger = logging.getLogger(__name__)
-StageKind = TrainingStage | Literal["baseline"]
+StageKind = TrainingStage | Literal["baseline", "post_train"]
 
 
 class TrainingInterrupted(PolycycleError):
@@ -83,9 +83,9 @@ def train_stage(
 
     Args:
         model: an upcycled model in training precision (float32 master weights); for a baseline a
-            dense one, frozen as its method wants it.
+            dense one, frozen as its method wants it; for post-training either, frozen as wanted.
         dataset: map-style with `num_tokens`; see `data.PackedDataset`.
-        stage: `post_pretrain` or `review` decide what is frozen; `baseline` leaves it as it is.
+        stage: `post_pretrain` or `review` decide what is frozen; the others leave it as it is.
         groups: language ids and groups.
         output_dir: the stage's working folder.
         settings: everything else.
@@ -101,7 +101,7 @@ def train_stage(
     """
     join_ranks()
     output_dir.mkdir(parents=True, exist_ok=True)
-    if stage == "baseline":
+    if stage == "baseline" or stage == "post_train":
         names = _trained_names(model)
     else:
         names = freeze_for(model, stage, trains=settings.trains)

@@ -1,0 +1,162 @@
+"""Studies with grafts: models of one run as rows, and answers to tasks as columns."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from polycycle.comparison import compare, comparison_page, comparison_table, plan_cells, run_cells
+from polycycle.comparison.figures import figures_of
+from polycycle.config import load_study
+from polycycle.errors import ConfigError
+from polycycle.results import TaskScore, save_result
+from tests.config.test_study import study
+from tests.results.example import example_result
+
+
+def asked_for(tmp_path, **changes):
+    cells = {
+        "base": {"of": "two", "model": "base", "title": "Base"},
+        "two": {"experts.num_experts": 2},
+        "six": {"experts.num_experts": 6},
+    }
+    return load_study(study(tmp_path, **{"cells": cells, "seeds": [0, 1], **changes}))
+
+
+def finish(cell, result):
+    """As if the cell had been run."""
+    cell.folder.mkdir(parents=True)
+    cell.recipe_file.write_text(cell.text, encoding="utf-8")
+    save_result(result, cell.result_file)
+
+
+def in_form(result, share):
+    """The example, with the form of its instructions judged."""
+    final = result.final
+    scores = {
+        tag: one.model_copy(
+            update={
+                "tasks": {
+                    "instructions": TaskScore(
+                        examples=10, exact_match=share / 2, chrf=50.0, in_form=share
+                    )
+                }
+            }
+        )
+        for tag, one in final.scores.items()
+    }
+    final = final.model_copy(update={"scores": scores})
+    return result.model_copy(update={"models": (*result.models[:-1], final)})
+
+
+def test_a_cell_may_show_another_model_of_a_cells_run(tmp_path):
+    asked = asked_for(tmp_path)
+    cells = plan_cells(asked)
+    assert [(cell.name, cell.of) for cell in cells[:3]] == [
+        ("base", "two"),
+        ("two", None),
+        ("six", None),
+    ]
+    assert cells[0].folder == cells[1].folder
+    assert cells[1].reuse == (cells[2].folder,)
+    told = []
+    for cell in cells:
+        if cell.of is None:
+            finish(cell, example_result())
+    run_cells(asked, cells, tell=told.append)
+    assert told == ["s: 4 cells, 4 need no run"]
+    found = {row.cell: row for row in compare(asked, cells).rows}
+    assert found["base"].figures["gain"].mean == 0
+    assert found["base"].figures["kept"].mean == 1
+    assert "training_flops" not in found["base"].figures
+    assert "seconds" not in found["base"].figures
+    assert found["two"].figures["gain"].mean > 0
+    assert found["two"].figures["seconds"].mean > 0
+
+
+def test_a_model_of_the_middle_costs_what_led_to_it():
+    result = example_result()
+    before, final = (
+        figures_of(result, "accuracy", model=name) for name in ("post-pretrain", "review")
+    )
+    stages = [cost.stage for cost in result.costs]
+    count = stages.index("post-pretrain") + 1
+    assert before.seconds == sum(cost.seconds for cost in result.costs[:count]) < final.seconds
+    assert final.seconds == sum(cost.seconds for cost in result.costs)
+    assert final == figures_of(result, "accuracy")
+
+
+def test_a_whole_graft_is_compared_with_the_base_not_with_its_sibling():
+    result = example_result()
+    plain = figures_of(result, "accuracy")
+    final = result.final.model_copy(update={"reference": "post-pretrain"})
+    grafted = result.model_copy(update={"models": (*result.models[:-1], final)})
+    assert figures_of(grafted, "accuracy") == plain
+
+
+def test_answers_are_columns_by_task_and_group_and_only_where_some_cell_has_them(tmp_path):
+    asked = asked_for(tmp_path)
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.of is None:
+            share = {"two": 0.4, "six": 0.8}[cell.name] + 0.01 * cell.seed
+            finish(cell, in_form(example_result(), share))
+    found = compare(asked, cells)
+    keys = [column.key for column in found.answers]
+    assert keys == [
+        f"instructions/{group}/{what}"
+        for group in ("Original", "Unseen original", "Expanded")
+        for what in ("exact_match", "in_form")
+    ]
+    base, two, six = found.rows
+    assert six.figures["instructions/Expanded/in_form"].mean == pytest.approx(0.805)
+    assert six.figures["instructions/Original/exact_match"].mean == pytest.approx(0.4025)
+    assert "instructions/Expanded/in_form" not in base.figures  # nobody judged its form
+    against = compare(asked.model_copy(update={"reference": "two"}), cells).rows[2]
+    assert against.against_reference["instructions/Expanded/in_form"] == "better"
+    page = comparison_page(found)
+    for words in ("Exact, expanded", "In form, original", "80.5 ± 0.7 %", "Gain against instr"):
+        assert words in page
+    console = Console(width=200, record=True)
+    console.print(comparison_table(found))
+    shown = console.export_text()
+    assert "In form, expanded" in shown
+    assert "is right most often in instructions, expanded" in shown
+    assert json.dumps(found.to_json())
+    assert two.title == "two"
+
+
+def test_without_tasks_there_are_no_such_columns(tmp_path):
+    asked = asked_for(tmp_path)
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.of is None:
+            finish(cell, example_result(with_tasks=False))
+    found = compare(asked, cells)
+    assert found.answers == ()
+    assert "In form" not in comparison_page(found)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"a": {"of": "b", "model": "base"}}, "no cell 'b'"),
+        ({"a": None, "b": {"of": "a"}}, "name it: `model`"),
+        ({"a": None, "b": {"of": "a", "model": "base", "seeds": [0]}}, "no `settings` and `seeds`"),
+        (
+            {"a": None, "b": {"of": "a", "model": "x"}, "c": {"of": "b", "model": "x"}},
+            "has no run either; name a",
+        ),
+    ],
+)
+def test_a_cell_that_shows_nothing_is_refused(tmp_path, cells, message):
+    with pytest.raises(ConfigError, match=message):
+        asked_for(tmp_path, cells=cells)
+
+
+def test_a_model_that_the_run_has_not_is_named(tmp_path):
+    asked = asked_for(tmp_path, cells={"two": {"settings": {}, "model": "graft"}}, seeds=[0])
+    cells = plan_cells(asked)
+    finish(cells[0], example_result())
+    with pytest.raises(ConfigError, match="no 'graft'; there are base, post-pretrain, review"):
+        compare(asked, cells)
