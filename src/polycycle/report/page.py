@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from polycycle.languages import language_name
 from polycycle.report import figures, tables
+from polycycle.report.assignment import assignment_table
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import (
     bytes_size,
@@ -65,6 +66,7 @@ def page(result: RunResult) -> str:
         speed=_speed(result),
         trade_table=tables.trade_table(result),
         packs_table=tables.packs_table(result),
+        assignment_table=assignment_table(result),
         expert_usage=figures.expert_usage(result),
         data_table=tables.data_table(result),
         language_cell=tables.language_cell,

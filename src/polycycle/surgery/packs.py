@@ -141,9 +141,13 @@ def _first_groups(config: dict[str, Any], groups: int) -> dict[str, Any]:
     languages = config.get("language_groups")
     if languages is not None:
         languages = {**languages, "expanded": languages["expanded"][:groups]}
-    return {
+    fewer = {
         **config,
         "new_experts_by_group": kept,
         "num_experts_per_layer": counts,
         "language_groups": languages,
     }
+    if config.get("expert_languages"):
+        pairs = zip(config["expert_languages"], counts, strict=True)
+        fewer["expert_languages"] = [experts[:count] for experts, count in pairs]
+    return fewer
