@@ -8,7 +8,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from polycycle.allocation import assign_experts
 from polycycle.cli import app
+from polycycle.surgery import upcycle
 from tests.tiny import save_dense
 
 VERBS = [
@@ -99,6 +101,16 @@ def test_upcycle_and_inspect_agree(tmp_path):
     hashed = json.loads(call("inspect", dense, "--hash", "--json").stdout)
     assert hashed["base_hash"] == seen["base_hash"]
     assert "4, 1, 2" in call("inspect", tmp_path / "moe").stdout
+
+
+def test_inspect_says_whose_the_experts_are(tmp_path):
+    save_dense(tmp_path / "dense")
+    assignment = assign_experts({("el",): 2, ("hu", "tr"): 1}, [3, 0, 1], is_exact=False)
+    upcycle(tmp_path / "dense", tmp_path / "moe", num_experts=(4, 1, 2), assignment=assignment)
+    shown = " ".join(call("inspect", tmp_path / "moe").stdout.split())
+    assert "layer 0: el 1-2, hu+tr 3; layer 2: all 1" in shown
+    seen = json.loads(call("inspect", tmp_path / "moe", "--json").stdout)
+    assert seen["expert_languages"] == [[[], ["el"], ["el"], ["hu", "tr"]], [[]], [[], []]]
 
 
 def test_a_dry_run_writes_nothing(tmp_path):

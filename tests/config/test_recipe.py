@@ -112,6 +112,31 @@ def test_another_alarm_setting_in_review_leaves_the_plateau_alarm_off():
         ),
         ({"languages": {"original": ["en"], "expanded": ["en"]}}, "more than one group"),
         ({"languages": {"original": ["english"], "expanded": ["el"]}}, "not a language tag"),
+        ({"experts": {"assignment": {"el": 2}}}, "hu of group G1 is not named"),
+        ({"experts": {"assignment": {"el": 2, "hu+en": 2}}}, "'en' is no expanded language"),
+        ({"experts": {"assignment": {"el+hu": 2, "hu+el": 3}}}, "name the same languages"),
+        (
+            {"experts": {"assignment": {"el": 0, "hu": 5}}},
+            "experts.assignment.el: Input should be greater than or equal to 1",
+        ),
+        (
+            {
+                "languages": {"original": ["en"], "expanded": [["el"], ["hu"]]},
+                "experts": {"assignment": {"el+hu": 5}},
+            },
+            "joins languages of different groups",
+        ),
+        (
+            {
+                "experts": {"assignment": {"el": 2, "hu": 3}},
+                "post_pretrain": {"tokens": 9, "assignment_coef": 0},
+            },
+            "experts.assignment does nothing",
+        ),
+        (
+            {"post_pretrain": {"tokens": 9, "assignment_hard_steps": 5}},
+            "assignment_hard_steps does nothing with experts.assignment: shared",
+        ),
     ],
 )
 def test_settings_that_contradict_or_do_nothing_are_refused(changes, message):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from polycycle.losses import (
     BalanceStatistics,
+    assignment_loss,
     balance_statistics,
     group_prior_loss,
     language_classifier_loss,
@@ -236,6 +237,69 @@ def test_group_prior_holds_each_earlier_group_to_the_experts_it_had():
 def test_group_prior_has_a_finite_gradient_where_no_token_is_held():
     logits = [torch.randn(5, 4, requires_grad=True)]
     group_prior_loss(logits, torch.tensor([1, 1, -1, -1, 1]), [[1, 4]]).backward()
+    assert torch.equal(logits[0].grad, torch.zeros(5, 4))
+
+
+def slow_assignment(logits, reachable):
+    """The mean over layers of Σ −log(mass that stays) over the tokens held in any layer."""
+    tokens = range(len(logits[0]))
+    held = [t for t in tokens if any(not all(layer[t]) for layer in reachable)]
+    layers = []
+    for layer, reach in zip(logits, reachable, strict=True):
+        nats = [
+            -math.log(sum(p for p, ok in zip(softmax(layer[t]), reach[t], strict=True) if ok))
+            for t in held
+            if not all(reach[t])
+        ]
+        layers.append(sum(nats) / len(held))
+    return sum(layers) / len(layers)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_assignment_loss_equals_a_slow_reading_of_its_formula(seed):
+    logits, _, mask = random_layers(seed)
+    rng = np.random.default_rng(seed + 1)
+    reachable = []
+    for layer in logits:
+        reach = rng.random(layer.shape) < 0.5
+        reach[:, 0] = True
+        reach[~mask] = True  # not held in any layer
+        reach[3] = True
+        reachable.append(reach)
+    reachable[1][5] = True  # held in one layer alone
+    reachable[0][5] = [True, False, False, True, False, False]
+    got = assignment_loss(tensors(logits), tensors(reachable))
+    assert got.item() == pytest.approx(slow_assignment(logits, reachable), rel=1e-12)
+
+
+def test_assignment_loss_is_zero_when_all_mass_stays_and_log_e_when_spread():
+    reach = torch.tensor([[True, True, False, False]])
+    inside = [torch.tensor([[0.0, 3.0, -60.0, -60.0]])]
+    assert assignment_loss(inside, [reach]).item() == pytest.approx(0.0, abs=1e-7)
+    assert assignment_loss([torch.zeros(1, 4)], [reach]).item() == pytest.approx(math.log(2))
+
+
+def test_assignment_loss_over_micro_batches_adds_up_to_the_whole_step():
+    logits, _, mask = random_layers(4)
+    reachable = [torch.ones(17, width, dtype=torch.bool) for width in (6, 3)]
+    for reach in reachable:
+        reach[torch.from_numpy(mask), 2:] = False
+    whole = assignment_loss(tensors(logits), reachable)
+    parts = [
+        assignment_loss(
+            [layer[rows] for layer in tensors(logits)],
+            [reach[rows] for reach in reachable],
+            num_tokens=int(mask.sum()),
+        )
+        for rows in (slice(0, 5), slice(5, 17))
+    ]
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_assignment_loss_has_a_zero_gradient_where_no_token_is_held():
+    logits = [torch.randn(5, 4, requires_grad=True)]
+    assignment_loss(logits, [torch.ones(5, 4, dtype=torch.bool)]).backward()
     assert torch.equal(logits[0].grad, torch.zeros(5, 4))
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from polycycle.allocation import assign_experts
 from polycycle.checkpoint import content_hash, open_checkpoint
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.surgery import grow, pack, tensor_bytes, unpack, upcycle
@@ -71,6 +72,20 @@ def test_a_pack_names_the_commit_of_a_hub_base_and_asks_for_it_again(tmp_path, m
         open_checkpoint(tmp_path / "moe")
     )
     assert open_checkpoint(save_dense(tmp_path / "dense")).revision is None
+
+
+def test_whose_experts_are_grows_and_is_left_out_with_their_group(tmp_path):
+    assignment = assign_experts({("el",): 1, ("tr",): 1}, [2, 0, 3], is_exact=False)
+    model = finished(tmp_path, assignment=assignment)
+    first = [[[], ["el"], ["tr"]], [[]], [[], ["el"], ["el"], ["tr"]]]
+    assert open_checkpoint(model).config["expert_languages"] == first
+    grow(model, tmp_path / "g2", new_experts=(2, 0, 1), languages=("bn",))
+    added = [[[], []], [], [[]]]  # open to all
+    grown = [old + new for old, new in zip(first, added, strict=True)]
+    assert load(tmp_path / "g2").config.expert_languages == grown
+    pack(tmp_path / "g2", tmp_path / "pack")
+    unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "first", groups=1)
+    assert load(tmp_path / "first").config.expert_languages == first
 
 
 def test_a_wrong_base_and_what_is_no_pack_are_refused(tmp_path):

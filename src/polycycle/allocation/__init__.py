@@ -1,5 +1,6 @@
-"""How many experts each layer gets, from how similar languages are in it. Loads no torch."""
+"""How many experts each layer gets, and which languages they belong to. Loads no torch."""
 
+from polycycle.allocation.assignment import Assignment, assign_experts
 from polycycle.allocation.rule import (
     AllocationPlan,
     allocate_experts,
@@ -16,9 +17,11 @@ from polycycle.allocation.table import (
 
 __all__ = [
     "AllocationPlan",
+    "Assignment",
     "SimilarityTable",
     "allocate_experts",
     "allocate_export_friendly",
+    "assign_experts",
     "read_similarity",
     "read_table",
     "share_of_uniform",

@@ -1,6 +1,8 @@
 """`polycycle inspect`: what a model folder holds."""
 
 import json
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +41,7 @@ def inspect(
         "experts": _experts(seen.num_experts_per_layer, seen.num_experts_per_tok),
         **_groups(seen),
         **_judges(seen),
+        **({"assigned": _assigned(seen.expert_languages)} if seen.expert_languages else {}),
         **{
             f"trained in {stage.replace('_', '-')}": f"{count:,}"
             for stage, count in seen.parameters_trainable.items()
@@ -108,3 +111,34 @@ def _experts(counts: list[int], top_k: int) -> str:
         return f"none ({len(counts)} dense layers)"
     shown = f"{counts[0]} in each of {len(counts)} layers" if len(set(counts)) == 1 else str(counts)
     return f"{shown}, {top_k} per token"
+
+
+def _assigned(layers: list[list[list[str]]]) -> str:
+    """Whose each expert is, layers that are alike together; dense ones are left out."""
+    alike: dict[str, list[int]] = {}
+    for index, experts in enumerate(layers):
+        if len(experts) > 1:
+            alike.setdefault(_owners(experts[1:]), []).append(index)
+    return "; ".join(
+        f"layer{'s' if len(where) > 1 else ''} {_ranges(where)}: {what}"
+        for what, where in alike.items()
+    )
+
+
+def _owners(new_experts: list[list[str]]) -> str:
+    """`el 1-2, hu 3, all 4-5`: experts next to each other with the same languages, together."""
+    shown = []
+    for tags, places in groupby(range(len(new_experts)), key=new_experts.__getitem__):
+        shown.append(f"{'+'.join(tags) or 'all'} {_ranges([place + 1 for place in places])}")
+    return ", ".join(shown)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0, 2-4` for 0, 2, 3 and 4."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

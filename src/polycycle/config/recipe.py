@@ -4,6 +4,7 @@ Modules below take flat arguments and never see these objects; the stages unpack
 the papers' where the papers give one (the line says so) and ours otherwise.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -220,6 +221,19 @@ class ExpertsConfig(Section):
     """A retention gate, trained in review (not in the papers)."""
     growth: GrowthConfig = GrowthConfig()
     """How groups after the first are added."""
+    assignment: Literal["shared"] | Annotated[dict[str, Count], Field(min_length=1)] = "shared"
+    """Which new experts belong to which expanded languages: `{el: 2, hu: 2, tr: 1}`, or `el+hu: 3`
+    for experts that two share, a language perhaps in several entries. They are given in this order,
+    and where layers differ the counts are shares. Of each group all languages are named, or none.
+    `shared` leaves all experts open to all (MoE-LPR, LayerMoE). How tokens are held to theirs:
+    `post_pretrain.assignment_coef` and `assignment_hard_steps`."""
+
+    def shares_of(self, group: Sequence[str]) -> dict[tuple[str, ...], int]:
+        """Entries of `assignment` that concern a group's languages; none where it shares all."""
+        if self.assignment == "shared":
+            return {}
+        shares = {tuple(key.split("+")): count for key, count in self.assignment.items()}
+        return {tags: count for tags, count in shares.items() if set(tags) & set(group)}
 
     @property
     def similarity_tokens(self) -> int | None:
@@ -327,6 +341,12 @@ class PostPretrainConfig(TrainConfig):
     """Share of tokens from original languages (the paper's one-stage ablation)."""
     prior_coef: Coefficient = 0.0
     """γ of the language-priors loss in this stage (the paper's one-stage ablation)."""
+    assignment_coef: Coefficient = 0.1
+    """Weight of the loss that holds tokens of a language to expert 0 and its own experts, where
+    `experts.assignment` gives it any (ours; see docs/papers.md)."""
+    assignment_hard_steps: Annotated[int, Field(ge=0)] = 0
+    """In so many first steps tokens reach no other experts at all, whatever the router says; each
+    group's post-pretraining counts its own. Inference never sees this mask."""
     trains: Literal["new_experts", "everything"] = "new_experts"
     """`everything` trains the base's tensors, too (the paper's baseline "MoE"): then nothing holds
     the original languages, and no dense model is the base of the result."""
@@ -554,6 +574,7 @@ class Recipe(Section):
                 "post_pretrain.prior_coef does nothing without original text: "
                 "set post_pretrain.replay_share above 0"
             )
+        problems += self._assignment_problems()
         problems += self._baseline_problems()
         if self.post_pretrain.trains == "everything":
             needs_base = {
@@ -591,6 +612,50 @@ class Recipe(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _assignment_problems(self) -> list[str]:
+        assignment, stage = self.experts.assignment, self.post_pretrain
+        if assignment == "shared":
+            defaults = PostPretrainConfig.model_fields
+            return [
+                f"post_pretrain.{name} does nothing with experts.assignment: shared; give "
+                "languages experts of their own, as in {el: 2, hu: 2}, or leave it out"
+                for name in ("assignment_coef", "assignment_hard_steps")
+                if getattr(stage, name) != defaults[name].default
+            ]
+        problems = []
+        entries = [tuple(key.split("+")) for key in assignment]
+        groups = self.languages.expanded
+        for key, tags in zip(assignment, entries, strict=True):
+            homes = {n for n, group in enumerate(groups, start=1) for tag in tags if tag in group}
+            stray = [tag for tag in tags if not any(tag in group for group in groups)]
+            if stray:
+                problems.append(
+                    f"experts.assignment: {key}: {', '.join(map(repr, stray))} is no expanded "
+                    f"language; known are {', '.join(self.languages.groups().all_expanded)}, and "
+                    "el+hu is what two of them share"
+                )
+            elif len(homes) > 1:
+                problems.append(
+                    f"experts.assignment: {key} joins languages of different groups; an expert "
+                    "comes with one group and can only belong to languages of that one"
+                )
+        if len({frozenset(tags) for tags in entries}) < len(entries):
+            problems.append("experts.assignment: two entries name the same languages; add them up")
+        named = {tag for tags in entries for tag in tags}
+        for number, group in enumerate(groups, start=1):
+            missing = [tag for tag in group if tag not in named]
+            if missing and len(missing) < len(group):
+                problems.append(
+                    f"experts.assignment: {', '.join(missing)} of group G{number} is not named; "
+                    "name every language of a group, or none"
+                )
+        if stage.assignment_coef == 0 and stage.assignment_hard_steps == 0:
+            problems.append(
+                "experts.assignment does nothing: set post_pretrain.assignment_coef (0.1) or "
+                "post_pretrain.assignment_hard_steps above 0"
+            )
+        return problems
 
     def _baseline_problems(self) -> list[str]:
         if self.baseline is None:

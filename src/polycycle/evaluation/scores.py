@@ -49,12 +49,17 @@ def language_scores(
     )
 
 
-def routing_table(tallies: Mapping[str, TextTally], groups: LanguageGroups) -> RoutingTable | None:
+def routing_table(
+    tallies: Mapping[str, TextTally],
+    groups: LanguageGroups,
+    expert_languages: Sequence[Sequence[Sequence[str]]] | None = None,
+) -> RoutingTable | None:
     """Where each language's tokens went; None for a dense model.
 
     Args:
         tallies: what was measured, by language.
         groups: who is original and who is expanded.
+        expert_languages: for each layer and expert the languages it is dedicated to, if any.
     """
     layers = sorted(next(iter(tallies.values())).layers)
     if not layers:
@@ -63,8 +68,17 @@ def routing_table(tallies: Mapping[str, TextTally], groups: LanguageGroups) -> R
     judged = {language: _judged_original(tally, layers) for language, tally in tallies.items()}
     if all(share is None for shares in judged.values() for share in shares):
         judged = {}
+    num_experts = tuple(len(shares) for shares in next(iter(usage.values())))
+    owners: tuple[tuple[tuple[str, ...], ...], ...] = ()
+    if expert_languages:
+        owners = tuple(
+            # A masked group's experts, at the end, took part in nothing.
+            tuple(tuple(tags) for tags in expert_languages[index][:count])
+            for index, count in zip(layers, num_experts, strict=True)
+        )
     return RoutingTable(
-        num_experts=tuple(len(shares) for shares in next(iter(usage.values()))),
+        num_experts=num_experts,
+        expert_languages=owners,
         moe_layers=tuple(layers),
         expert0_share={
             language: tuple(

@@ -4,6 +4,7 @@ from polycycle.losses.localized import localized_balancing_loss
 from polycycle.losses.routing import (
     BalanceStatistics,
     PriorForm,
+    assignment_loss,
     balance_statistics,
     group_prior_loss,
     language_classifier_loss,
@@ -15,6 +16,7 @@ from polycycle.losses.routing import (
 __all__ = [
     "BalanceStatistics",
     "PriorForm",
+    "assignment_loss",
     "balance_statistics",
     "group_prior_loss",
     "language_classifier_loss",

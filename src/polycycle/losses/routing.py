@@ -170,11 +170,46 @@ def group_prior_loss(
     for logits, owned in zip(router_logits, owned_experts, strict=True):
         sizes = torch.tensor(owned, device=logits.device)[group_ids.clamp(min=0)]
         experts = torch.arange(logits.shape[-1], device=logits.device)
-        log_probs = F.log_softmax(_wide(logits), dim=-1)
-        allowed = torch.where(experts < sizes[:, None], log_probs, -torch.inf)
-        nats = -allowed.logsumexp(-1)
+        nats = _nats_of_allowed(logits, experts < sizes[:, None])
         losses.append(torch.where(is_held, nats, torch.zeros_like(nats)).sum() / denominator)
     return torch.stack(losses).mean()
+
+
+def assignment_loss(
+    router_logits: Sequence[Tensor],
+    reachable: Sequence[Tensor],
+    *,
+    num_tokens: Tensor | int | None = None,
+) -> Tensor:
+    """Mean over layers and tokens of −log Σ_{e reachable} G_e: a language keeps to its experts.
+
+    Args:
+        router_logits: per layer [T, E].
+        reachable: per layer [T, E] bool, the experts that the token's language belongs to, expert 0
+            among them. Rows that are True throughout (a language without experts of its own, an
+            original one, padding) are not held and contribute 0.
+        num_tokens: what to divide by; by default the tokens held in any layer. See
+            `language_prior_loss` on accumulated steps.
+
+    Source: ours, in the form of `group_prior_loss`. DeltaMoE, arXiv:2605.18083, assigns experts to
+        languages; how is not public.
+    """
+    _require_layers(router_logits)
+    held = [~mask.all(-1) for mask in reachable]
+    if num_tokens is None:
+        num_tokens = torch.stack(held).any(0).sum()
+    denominator = torch.as_tensor(num_tokens, device=reachable[0].device).clamp(min=1)
+    losses = []
+    for logits, mask, is_held in zip(router_logits, reachable, held, strict=True):
+        nats = _nats_of_allowed(logits, mask)
+        losses.append(torch.where(is_held, nats, torch.zeros_like(nats)).sum() / denominator)
+    return torch.stack(losses).mean()
+
+
+def _nats_of_allowed(logits: Tensor, allowed: Tensor) -> Tensor:
+    """−log of each token's probability mass on allowed experts; [T] from [T, E] and [T, E] bool."""
+    log_probs = F.log_softmax(_wide(logits), dim=-1)
+    return -torch.where(allowed, log_probs, -torch.inf).logsumexp(-1)
 
 
 def language_classifier_loss(

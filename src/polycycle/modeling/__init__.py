@@ -1,5 +1,6 @@
 """The mixins of the upcycled model classes, and watching them from outside."""
 
+from polycycle.modeling.assignment import route_by_language
 from polycycle.modeling.block import MoeBlockMixin, NewExperts, frozen_expert_only
 from polycycle.modeling.config import (
     UpcycledConfigMixin,
@@ -30,6 +31,7 @@ __all__ = [
     "frozen_expert_only",
     "record_mixing",
     "record_routing",
+    "route_by_language",
     "why_no_dense_reference",
     "without_retention_gate",
 ]

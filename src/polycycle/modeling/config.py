@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from polycycle.errors import UpcycleError
+from polycycle.experts import FROZEN_EXPERT
 from polycycle.routing import ClassifierForm
 
 
@@ -20,6 +21,8 @@ class UpcycledConfigMixin:
         masked_groups: names of groups (`g2`) that take part in no routing yet.
         routers_redrawn_for: the group whose growing drew all routers anew, as published; its
             post-pretraining trains all their rows. None keeps earlier groups' rows as they are.
+        expert_languages: for each layer and expert, expert 0 included, the languages that the
+            expert is dedicated to; none is open to all. None is open everywhere.
         num_experts_per_tok: experts per token; a layer with fewer experts uses them all.
         renormalize: whether the chosen experts' weights are scaled to sum to one.
         routing_weights_dtype: `float32` or `hidden`, as the family's stock MoE has it.
@@ -43,6 +46,7 @@ class UpcycledConfigMixin:
     new_experts_by_group: list[list[int]] | None = None
     masked_groups: list[str] | None = None
     routers_redrawn_for: str | None = None
+    expert_languages: list[list[list[str]]] | None = None
     num_experts_per_tok: int = 2
     renormalize: bool = True
     routing_weights_dtype: Literal["float32", "hidden"] = "float32"
@@ -74,6 +78,8 @@ class UpcycledConfigMixin:
             top_k=self.num_experts_per_tok,
             classifier_layers=self.classifier_layers or (),
         )
+        if self.expert_languages is not None:
+            _check_expert_languages(self.expert_languages, self.num_experts_per_layer)
 
     def groups_of_layer(self, layer_index: int) -> dict[str, int]:
         """New experts of one layer by group name (`g1`, `g2`, …), groups without any left out."""
@@ -139,3 +145,21 @@ def check_experts(
             f"num_experts_per_tok={top_k}, but the largest layer has "
             f"{max(num_experts_per_layer)} experts; choose between 1 and that"
         )
+
+
+def _check_expert_languages(
+    expert_languages: list[list[list[str]]], num_experts_per_layer: list[int]
+) -> None:
+    found = [len(layer) for layer in expert_languages]
+    if found != num_experts_per_layer:
+        raise UpcycleError(
+            f"expert_languages describes {found} experts per layer, but num_experts_per_layer is "
+            f"{num_experts_per_layer}; it needs a list of languages for every expert, [] for one "
+            "that is open to all"
+        )
+    for layer, experts in enumerate(expert_languages):
+        if experts[FROZEN_EXPERT]:
+            raise UpcycleError(
+                f"expert_languages: layer {layer} dedicates expert 0 to "
+                f"{', '.join(experts[FROZEN_EXPERT])}; it is the original and open to all: []"
+            )

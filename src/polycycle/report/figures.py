@@ -139,6 +139,7 @@ def curves(result: RunResult) -> list[Figure]:
             {
                 "Balance": lambda one: _logged(one, lambda point: point.balance_loss),
                 "Prior": lambda one: _logged(one, lambda point: point.prior_loss),
+                "Assignment": lambda one: _logged(one, lambda point: point.assignment_loss),
                 "Router z": lambda one: _logged(one, lambda point: point.z_loss),
             },
         ),
@@ -147,6 +148,13 @@ def curves(result: RunResult) -> list[Figure]:
             "Weight on the frozen expert 0, %",
             "Review is to raise it for original languages and to leave expanded ones alone.",
             {_words(name): _share_of(name) for name in _routing_groups(result)},
+            y_range=(0.0, 100.0),
+        ),
+        _curve(
+            result,
+            "Tokens that reach an expert of their own language, %",
+            "Mean over the layers with dedicated experts; 100% while tokens are routed by label.",
+            _per_language(expanded, _own_share),
             y_range=(0.0, 100.0),
         ),
         _curve(
@@ -248,6 +256,14 @@ def _share_of(group: str) -> Reader:
         (point.step, 100 * point.expert0_share[group])
         for point in one.routing
         if group in point.expert0_share
+    ]
+
+
+def _own_share(one: StageCurves, language: str) -> Points:
+    return [
+        (point.step, 100 * point.own_experts_share[language])
+        for point in one.routing
+        if language in point.own_experts_share
     ]
 
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from polycycle.languages import language_name
 from polycycle.report import figures, tables
+from polycycle.report.assignment import assignment_table
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import (
     bytes_size,
@@ -66,6 +67,7 @@ def page(result: RunResult) -> str:
         trade_table=tables.trade_table(result),
         unmasking_tables=tables.unmasking_tables(result),
         packs_table=tables.packs_table(result),
+        assignment_table=assignment_table(result),
         expert_usage=figures.expert_usage(result),
         data_table=tables.data_table(result),
         language_cell=tables.language_cell,

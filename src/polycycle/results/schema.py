@@ -77,6 +77,9 @@ class RoutingTable(Part):
     """Experts of each MoE layer, the frozen one included."""
     moe_layers: tuple[Count, ...]
     """Indices of the MoE layers in the model."""
+    expert_languages: tuple[tuple[tuple[str, ...], ...], ...] = ()
+    """For each expert of each MoE layer the languages that it is dedicated to, none if it is open
+    to all; empty where all experts are."""
     expert0_share: dict[str, tuple[Share, ...]]
     """Per language: the frozen expert's share of the assignments' weight, in each MoE layer."""
     usage: dict[str, tuple[tuple[Share, ...], ...]]
@@ -98,6 +101,9 @@ class RoutingTable(Part):
         layers = len(self.moe_layers)
         if len(self.num_experts) != layers:
             raise ValueError(f"num_experts has {len(self.num_experts)} layers, expected {layers}")
+        owned = tuple(len(experts) for experts in self.expert_languages)
+        if owned and owned != self.num_experts:
+            raise ValueError(f"expert_languages has {owned} experts, expected {self.num_experts}")
         for name in (
             "expert0_share",
             "usage_entropy",
@@ -257,6 +263,8 @@ class CurvePoint(Part):
     """Unweighted router z-loss."""
     classifier_loss: float | None = None
     """Unweighted loss of the language classifiers; 0 without any."""
+    assignment_loss: float | None = None
+    """Unweighted loss that holds languages to their own experts; None without any."""
 
 
 class ValidationPoint(Part):
@@ -279,6 +287,9 @@ class RoutingPoint(Part):
     """Entropy of expert usage over ln(experts), 0 to 1, of the least balanced layer."""
     usage_entropy_mean: float
     """The same, averaged over layers."""
+    own_experts_share: dict[str, Share] = {}
+    """Per language that has experts of its own: tokens with at least one of them among their
+    experts, averaged over the layers that have any."""
 
 
 class Unmasking(Part):

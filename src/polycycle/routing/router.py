@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polycycle.experts import NO_EXPERT
 from polycycle.routing.classifier import LanguageClassifier, send_to_frozen_expert
 
 RoutingWeightsDtype = Literal["float32", "hidden"]
@@ -20,7 +21,7 @@ class RouterOutput(NamedTuple):
     """What a router decided for N tokens.
 
     Attributes:
-        logits: [N, E] before the softmax, in the hidden states' dtype.
+        logits: [N, E] before the softmax and before any mask, in the hidden states' dtype.
         expert_ids: [N, K] int64, the chosen experts, best first; −1 where there is no further one.
         expert_weights: [N, K], what each chosen expert's output is multiplied by.
         classifier_scores: [N] of the language classifier; None without one.
@@ -81,6 +82,9 @@ class Router(nn.Module):
         self.weights_dtype = weights_dtype
         self.layer_index = layer_index
         self.classifier = classifier
+        # Only `modeling.route_by_language` sets it: a plain attribute, in no state dict, that the
+        # recomputation of a checkpointed layer sees in whatever thread it runs.
+        self.reachable_NE: Tensor | None = None
 
     def forward(self, hidden_BSD: Tensor, original_BS: Tensor | None = None) -> RouterOutput:
         """Experts and weights of each of the N = B·S tokens.
@@ -95,7 +99,12 @@ class Router(nn.Module):
         # float32: in bfloat16 neighbouring probabilities tie and the top-k would depend on order.
         # (float64 stays as it is, for oracles.)
         wide = logits if logits.dtype == torch.float64 else logits.float()
+        reachable = self.reachable_NE
+        if reachable is not None:
+            wide = wide.masked_fill(~reachable, -torch.inf)
         weights, expert_ids = torch.topk(F.softmax(wide, dim=-1), self.top_k, dim=-1)
+        if reachable is not None:  # fewer than K may be left
+            expert_ids = expert_ids.masked_fill(~reachable.gather(-1, expert_ids), NO_EXPERT)
         if self.renormalize:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         if self.weights_dtype == "hidden":

@@ -132,7 +132,7 @@ def evaluate_model(
         parameters_total=seen.parameters_total,
         parameters_active=seen.parameters_active,
         scores=scores,
-        routing=routing_table(tallies, groups),
+        routing=routing_table(tallies, groups, checkpoint.config.get("expert_languages")),
         retention=retention,
         tensor_bytes=tensor_bytes(checkpoint) if has_base else None,
     )

@@ -130,7 +130,8 @@ class Run:
                 "base": self._base_inputs(),
                 "similarity": self._keys.get("similarity"),
                 "config": dict(self.base.config),
-                "experts": experts.model_dump(mode="json", exclude={"growth"}),
+                "experts": experts.model_dump(mode="json", exclude={"growth", "assignment"}),
+                **self._assignment_inputs(1),
                 "languages": self.recipe.languages.model_dump(mode="json"),
                 "seed": self.recipe.seed,
             },
@@ -161,7 +162,8 @@ class Run:
                 "source": self._keys[source.name],
                 "similarity": self._keys.get(f"similarity-g{group}"),
                 "most_used": most_used,
-                "experts": self.recipe.experts.model_dump(mode="json"),
+                "experts": self.recipe.experts.model_dump(mode="json", exclude={"assignment"}),
+                **self._assignment_inputs(group),
                 "languages": self.recipe.languages.model_dump(mode="json"),
                 "seed": self.recipe.seed,
             },
@@ -170,6 +172,11 @@ class Run:
         folder = self._do(stage)
         self._note(group, source.name, similarity, folder)
         return folder
+
+    def _assignment_inputs(self, group: int) -> dict[str, Any]:
+        """What identifies whose a group's experts are: in order, which decides. Empty if shared."""
+        shares = self.recipe.experts.shares_of(self.recipe.languages.expanded[group - 1])
+        return {"assignment": [[*pair] for pair in shares.items()]} if shares else {}
 
     def _note(
         self, group: int, model: str, similarity: SimilarityTable | None, folder: Path
@@ -705,7 +712,12 @@ def _end(
     return model
 
 
-_ADDED_LATER = {"trains": "new_experts", "wrong_labels": 0.0}
+_ADDED_LATER = {
+    "trains": "new_experts",
+    "wrong_labels": 0.0,
+    "assignment_coef": 0.1,
+    "assignment_hard_steps": 0,
+}
 """Settings that stages finished before did not have, and what they would have been."""
 
 

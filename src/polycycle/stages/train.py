@@ -305,7 +305,7 @@ def _history(
             for line in lines["validation"]
         ),
         routing=tuple(
-            RoutingPoint(**{key: line[key] for key in RoutingPoint.model_fields})
+            RoutingPoint(**{key: line[key] for key in RoutingPoint.model_fields if key in line})
             for line in lines["train"]
             if "expert0_share" in line  # no such thing in a dense model
         ),

@@ -6,9 +6,11 @@ from typing import Any
 
 from polycycle.allocation import (
     AllocationPlan,
+    Assignment,
     SimilarityTable,
     allocate_experts,
     allocate_export_friendly,
+    assign_experts,
     share_of_uniform,
     with_dense_layers,
 )
@@ -42,6 +44,10 @@ def plan_recipe(
             "measure it on this model"
         )
     num_experts = _num_experts(recipe, num_layers, similarity)
+    added = _added(num_experts, num_layers)
+    if experts.allocation is None:  # then later groups bring the same: what cannot be is said now
+        for later in range(2, len(recipe.languages.expanded) + 1):
+            _assignment(recipe, later, added)
     return plan_upcycle(
         base,
         num_experts=num_experts,
@@ -53,6 +59,7 @@ def plan_recipe(
         classifier_form="token" if experts.classifier is None else experts.classifier.form,
         **_retention(experts.exact_retention),
         languages=recipe.languages.groups().first(1),
+        assignment=_assignment(recipe, 1, added),
     )
 
 
@@ -77,8 +84,7 @@ def plan_group(
             copied where the recipe says `growth.copy_from: most_used`.
     """
     num_layers = int(model.config["num_hidden_layers"])
-    counts = _num_experts(recipe, num_layers, similarity)
-    added = [counts - 1] * num_layers if isinstance(counts, int) else [n - 1 for n in counts]
+    added = _added(_num_experts(recipe, num_layers, similarity), num_layers)
     return plan_growth(
         model,
         new_experts=added,
@@ -87,6 +93,7 @@ def plan_group(
         copy_from=0 if most_used is None else most_used,
         redraw_routers=recipe.experts.growth.routers == "redraw",
         seed=recipe.seed,
+        assignment=_assignment(recipe, group, added),
     )
 
 
@@ -118,6 +125,26 @@ def _num_experts(
     assert isinstance(experts.num_experts, int)  # the recipe was checked
     per_layer = (1.0,) * num_layers if similarity is None else similarity.per_layer
     return allocate(experts.allocation, per_layer, experts.num_experts).num_experts_per_layer
+
+
+def _added(num_experts: int | Sequence[int], num_layers: int) -> list[int]:
+    """New experts of each layer."""
+    if isinstance(num_experts, int):
+        return [num_experts - 1] * num_layers
+    return [count - 1 for count in num_experts]
+
+
+def _assignment(recipe: Recipe, group: int, added: Sequence[int]) -> Assignment | None:
+    """The languages of a group's new experts; None where it shares them.
+
+    The recipe's counts are meant as they stand where all layers that get new experts get the same
+    number by the recipe's own word; else they are shares.
+    """
+    shares = recipe.experts.shares_of(recipe.languages.expanded[group - 1])
+    if not shares:
+        return None
+    is_exact = recipe.experts.allocation is None and len({n for n in added if n}) == 1
+    return assign_experts(shares, added, is_exact=is_exact)
 
 
 def _retention(config: RetentionConfig | None) -> dict[str, Any]:

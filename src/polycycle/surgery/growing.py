@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from polycycle.allocation import Assignment
 from polycycle.checkpoint import Checkpoint, TensorJob, copy_job, open_checkpoint, write_tensors
 from polycycle.errors import UpcycleError
 from polycycle.families import family_of_upcycled
@@ -14,6 +15,7 @@ from polycycle.files import folder_when_whole, write_json
 from polycycle.languages import check_tag
 from polycycle.modeling import check_experts
 from polycycle.surgery.new_tensors import ExpertInit, layer_jobs, redrawn_job
+from polycycle.surgery.upcycling import with_assignment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,7 @@ def plan_growth(
     copy_from: int | Sequence[int] = 0,
     redraw_routers: bool = False,
     seed: int = 0,
+    assignment: Assignment | None = None,
 ) -> GrowthPlan:
     """The tensors and the config of the grown model; nothing is read but headers.
 
@@ -65,6 +68,8 @@ def plan_growth(
         redraw_routers: draw the rows of earlier groups anew, too, and set language classifiers back
             to judging nothing; all rows are then trained with the new group.
         seed: of the new router rows (and random experts).
+        assignment: languages of each new expert, as `allocation.assign_experts` gives them; None
+            leaves the group's experts open to all.
 
     Raises:
         UpcycleError: the model is not upcycled, still holds a masked group, or the counts, the
@@ -127,6 +132,11 @@ def plan_growth(
         "routers_redrawn_for": group if redraw_routers else None,
         "language_groups": _with_group(config.get("language_groups"), languages),
     }
+    known: list[list[list[str]]] | None = config.get("expert_languages")
+    if assignment is not None or known is not None:
+        known = known or [[[]] * count for count in config["num_experts_per_layer"]]
+        added_to_all: Assignment = tuple(((),) * count for count in added)
+        grown["expert_languages"] = with_assignment(known, assignment or added_to_all)
     return GrowthPlan(source=source, group=group, config=grown, jobs=tuple(jobs))
 
 

@@ -34,6 +34,8 @@ class Inspection:
         grafts: as recorded in the config.
         no_reference: why a graft left no dense model as its base; None if one is.
         language_groups: as recorded in the config.
+        expert_languages: for each layer and expert the languages it is dedicated to; None where all
+            experts are open to all.
         has_tokenizer: whether a tokenizer lies beside the weights.
         export_targets: stock architectures that can compute the same function.
         lora_experts: LoRA experts of each feed-forward map (LoRAMoE), else 0.
@@ -53,6 +55,7 @@ class Inspection:
     grafts: list[dict[str, Any]]
     no_reference: str | None
     language_groups: dict[str, Any] | None
+    expert_languages: list[list[list[str]]] | None
     has_tokenizer: bool
     export_targets: tuple[str, ...]
     lora_experts: int = 0
@@ -104,6 +107,7 @@ def inspect_checkpoint(checkpoint: Checkpoint, *, with_hash: bool = False) -> In
         grafts=list(config.get("grafts") or ()),
         no_reference=why_no_dense_reference(config),
         language_groups=config.get("language_groups"),
+        expert_languages=config.get("expert_languages"),
         has_tokenizer=checkpoint.has_tokenizer,
         export_targets=() if lora_experts else family.export_targets,
         lora_experts=lora_experts,

@@ -151,7 +151,7 @@ def _first_groups(config: dict[str, Any], groups: int) -> dict[str, Any]:
         languages = {**languages, "expanded": languages["expanded"][:groups]}
     known = {f"g{number}" for number in range(1, groups + 1)}
     redrawn = config.get("routers_redrawn_for")
-    return {
+    fewer = {
         **config,
         "masked_groups": [group for group in config.get("masked_groups") or () if group in known],
         "routers_redrawn_for": redrawn if redrawn in known else None,
@@ -159,3 +159,7 @@ def _first_groups(config: dict[str, Any], groups: int) -> dict[str, Any]:
         "num_experts_per_layer": counts,
         "language_groups": languages,
     }
+    if config.get("expert_languages"):
+        pairs = zip(config["expert_languages"], counts, strict=True)
+        fewer["expert_languages"] = [experts[:count] for experts, count in pairs]
+    return fewer

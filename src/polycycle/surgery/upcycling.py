@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polycycle.allocation import Assignment
 from polycycle.checkpoint import (
     Checkpoint,
     TensorJob,
@@ -68,6 +69,7 @@ def plan_upcycle(
     retention_threshold: float = 0.0,
     retention_patience: int = 8,
     languages: LanguageGroups | None = None,
+    assignment: Assignment | None = None,
 ) -> UpcyclePlan:
     """The tensors and the config of the upcycled model; nothing is read but headers.
 
@@ -86,6 +88,8 @@ def plan_upcycle(
         retention_threshold: of that gate.
         retention_patience: of that gate.
         languages: written into the config, for readers, reports and packs.
+        assignment: languages of each new expert, as `allocation.assign_experts` gives them; written
+            into the config, where training reads them. None leaves all experts open to all.
 
     Raises:
         UpcycleError: the family or the counts are not possible.
@@ -113,6 +117,8 @@ def plan_upcycle(
         if layer in classifier_layers:
             jobs.append(zeros_job(dense, family, layer, "router.classifier.weight"))
     config = _moe_config(dense, family, counts, top_k, renormalize, languages)
+    if assignment is not None:
+        config["expert_languages"] = with_assignment([[[]] for _ in counts], assignment)
     if classifier_layers:
         config["classifier_layers"] = sorted(classifier_layers)
         config["classifier_form"] = classifier_form
@@ -205,6 +211,16 @@ def _moe_config(
         "base_model": dense.name,
         "base_revision": dense.revision,
     }
+
+
+def with_assignment(
+    expert_languages: Sequence[Sequence[Sequence[str]]], assignment: Assignment
+) -> list[list[list[str]]]:
+    """The languages of every expert of each layer, those of a group's new experts appended."""
+    return [
+        [*map(list, known), *map(list, added)]
+        for known, added in zip(expert_languages, assignment, strict=True)
+    ]
 
 
 def _refuse_quantized(dense: Checkpoint) -> None:

@@ -3,7 +3,7 @@
 Letters: L MoE layers, E experts, N tokens, K experts per token, G language groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,20 @@ class Monitor:
     """Adds up micro-batches; gives a step's routing at its end, and a log line when asked.
 
     Sums are over the local rank until they are read, then over all ranks.
+
+    Args:
+        groups: language ids and groups.
+        reachable: by layer index, for each language id and expert whether they belong together;
+            see `Objective`.
     """
 
-    def __init__(self, groups: LanguageGroups) -> None:
+    def __init__(
+        self,
+        groups: LanguageGroups,
+        reachable: Mapping[int, Sequence[Sequence[bool]]] | None = None,
+    ) -> None:
         self.groups = groups
+        self._own = {layer: _own_experts(rows) for layer, rows in (reachable or {}).items()}
         # Language id → group number; padding has no group.
         self._group_of = torch.tensor([groups.group_of(tag) for tag in groups.all])
         self._num_groups = 1 + len(groups.expanded)
@@ -57,8 +67,11 @@ class Monitor:
         languages = len(self.groups.all)
         self._nats = torch.zeros(languages, dtype=torch.float64)
         self._labels = torch.zeros(languages, dtype=torch.float64)
-        # balance, prior, z and classifier summed; then micro-batches counted, then steps.
-        self._losses = torch.zeros(6, dtype=torch.float64)
+        # balance, prior, z and classifier summed; then micro-batches counted, then steps; then
+        # assignment summed.
+        self._losses = torch.zeros(7, dtype=torch.float64)
+        # Per language: tokens that reached an expert of its own, and tokens, over layers.
+        self._reached = torch.zeros(languages, 2, dtype=torch.float64)
         self._frozen = torch.zeros(self._num_groups, 2, dtype=torch.float64)
         self._entropies: list[list[float]] = []
 
@@ -67,7 +80,7 @@ class Monitor:
         self._nats += batch.nats.cpu()
         self._labels += batch.labels.cpu()
         losses = (batch.balance, batch.prior, batch.z, batch.classifier)
-        values = [*(float(loss) for loss in losses), 1.0, 0.0]
+        values = [*(float(loss) for loss in losses), 1.0, 0.0, float(batch.assignment)]
         self._losses += torch.tensor(values, dtype=torch.float64)
         is_real = batch.language_ids >= 0
         self.tokens += int(is_real.sum())
@@ -75,6 +88,8 @@ class Monitor:
         self._is_routed = bool(batch.routing)
         for layer in batch.routing:
             self._add_layer(layer, is_real, groups)
+            if layer.layer_index in self._own:
+                self._add_reached(layer, batch.language_ids, is_real)
 
     def _add_layer(self, layer: LayerRouting, is_real: Tensor, groups: Tensor) -> None:
         ids, weights = layer.expert_ids[is_real], layer.expert_weights[is_real].float()
@@ -88,6 +103,17 @@ class Monitor:
         sums = torch.zeros(self._num_groups, 2, dtype=torch.float64, device=share.device)
         sums.index_add_(0, groups, torch.stack([share, torch.ones_like(share)], 1))
         self._frozen += sums.cpu()
+
+    def _add_reached(self, layer: LayerRouting, language_ids: Tensor, is_real: Tensor) -> None:
+        ids, languages = layer.expert_ids[is_real], language_ids[is_real]
+        own = self._own[layer.layer_index].to(ids.device)
+        # An empty choice, −1, is the last column.
+        none = torch.zeros_like(own[:, :1])
+        has_reached = torch.cat([own, none], 1)[languages].gather(1, ids % (own.shape[1] + 1))
+        counted = own.any(1)[languages]
+        values = torch.stack([has_reached.any(1) & counted, counted], 1).double()
+        sums = torch.zeros_like(self._reached, device=ids.device)
+        self._reached += sums.index_add_(0, languages, values).cpu()
 
     def end_step(self) -> StepRouting:
         """The routing of the optimizer step that has just ended, over all ranks."""
@@ -109,7 +135,9 @@ class Monitor:
         Returns:
             `lm_loss` by language; unless the model is dense, `balance_loss`, `prior_loss`,
             `z_loss`, `classifier_loss`, `expert0_share` by group, `usage_entropy_min` and
-            `usage_entropy_mean`.
+            `usage_entropy_mean`; where languages have experts of their own, `assignment_loss` and
+            by language `own_experts_share`, of its tokens those with at least one of them among
+            their experts, averaged over the layers that have any.
         """
         nats, labels = _over_ranks(self._nats), _over_ranks(self._labels)
         losses, frozen = _over_ranks(self._losses), _over_ranks(self._frozen)
@@ -135,6 +163,14 @@ class Monitor:
             "usage_entropy_min": min((min(e) for e in self._entropies), default=1.0),
             "usage_entropy_mean": _mean([_mean(e) for e in self._entropies]),
         }
+        if self._own:
+            reached = _over_ranks(self._reached)
+            of_routing["assignment_loss"] = losses[6].item() / max(steps, 1)
+            of_routing["own_experts_share"] = {
+                tag: (reached[i, 0] / reached[i, 1]).item()
+                for i, tag in enumerate(self.groups.all)
+                if reached[i, 1] > 0
+            }
         self._clear()
         return line | of_routing if self._is_routed else line
 
@@ -145,6 +181,14 @@ class Monitor:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.tokens, self.steps = state["tokens"], state["steps"]
+
+
+def _own_experts(reachable: Sequence[Sequence[bool]]) -> Tensor:
+    """[languages, E] bool: experts of a language's own; none where it reaches all."""
+    reach = torch.tensor(reachable)
+    own = reach & ~reach.all(1, keepdim=True)
+    own[:, FROZEN_EXPERT] = False
+    return own
 
 
 def _group_name(number: int) -> str:

@@ -10,7 +10,7 @@ each micro-batch of an accumulated step is balanced by itself.
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from polycycle.languages import NO_LANGUAGE
 from polycycle.losses import (
     BalanceStatistics,
     PriorForm,
+    assignment_loss,
     balance_statistics,
     group_prior_loss,
     language_classifier_loss,
@@ -44,6 +45,7 @@ class StepCounts:
         tokens: tokens, padding not counted.
         labels: tokens that are predicted.
         held: tokens that the prior loss holds to the experts of their group.
+        assigned: tokens whose language has experts of its own.
         micro_batches: micro-batches that the step is cut into, on each rank.
         ranks: processes.
     """
@@ -51,6 +53,7 @@ class StepCounts:
     tokens: int
     labels: int
     held: int
+    assigned: int
     micro_batches: int
     ranks: int
 
@@ -65,6 +68,8 @@ class Objective:
         localized_delta: how far it leans; see `losses.localized_balancing_loss`.
         owned_experts: per MoE layer, how many experts it had once each group was added; only the
             group prior reads it.
+        reachable: by layer index, for each language id and expert, whether they belong together;
+            only layers in which some language has experts of its own.
     """
 
     group_ids: tuple[int, ...]
@@ -77,6 +82,8 @@ class Objective:
     localized_coef: float = 0.0
     localized_delta: float = 0.0
     owned_experts: tuple[tuple[int, ...], ...] = ()
+    assignment_coef: float = 0.0
+    reachable: Mapping[int, tuple[tuple[bool, ...], ...]] = field(default_factory=dict)
 
     @property
     def num_languages(self) -> int:
@@ -92,6 +99,25 @@ class Objective:
         """Which tokens the prior holds: of original languages, or of all groups but the newest."""
         newest = max(self.group_ids) if self.prior_form == "group" else 1
         return (groups >= 0) & (groups < newest)
+
+    def reach_of(self, language_ids: Tensor) -> dict[int, Tensor]:
+        """By layer index, [N, E] bool: the experts that each token of [N] language ids belongs to.
+
+        Padding reaches all. Layers without experts of any one language are left out.
+        """
+        reach = {}
+        for layer, rows in self.reachable.items():
+            table = torch.tensor([*rows, (True,) * len(rows[0])], device=language_ids.device)
+            reach[layer] = table[language_ids]  # −1, no language, is the last row
+        return reach
+
+    def is_assigned(self, language_ids: Tensor) -> Tensor:
+        """Which tokens are of a language that has experts of its own in some layer."""
+        assigned = [
+            any(not all(rows[language]) for rows in self.reachable.values())
+            for language in range(self.num_languages)
+        ]
+        return torch.tensor([*assigned, False], device=language_ids.device)[language_ids]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +136,8 @@ class MicroBatch:
         z: unweighted router z-loss.
         classifier: unweighted loss of the language classifiers, plus that of the retention gate;
             this micro-batch's part of the step's, parts add up. Zero without either.
+        assignment: unweighted assignment loss, this micro-batch's part of the step's; zero where
+            no language has experts of its own.
         routing: per MoE layer, detached; none for a dense model.
         language_ids: [N] of the input tokens.
     """
@@ -121,6 +149,7 @@ class MicroBatch:
     prior: Tensor
     z: Tensor
     classifier: Tensor
+    assignment: Tensor
     routing: list[LayerRouting]
     language_ids: Tensor
 
@@ -129,21 +158,24 @@ def count_step(
     batches: list[Mapping[str, Tensor]], objective: Objective, device: torch.device
 ) -> StepCounts:
     """Counts of the optimizer step that consists of these micro-batches, on all ranks."""
-    groups = [objective.group_of(batch["language_ids"].cpu()) for batch in batches]
+    languages = [batch["language_ids"].cpu() for batch in batches]
+    groups = [objective.group_of(each) for each in languages]
     counts = torch.tensor(
         [
             sum(int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()) for batch in batches),
             sum(int(objective.is_held(each).sum()) for each in groups),
             sum(int((each >= 0).sum()) for each in groups),
+            sum(int(objective.is_assigned(each).sum()) for each in languages),
         ],
         device=device,
     )
     ranks = _sum_over_ranks(counts)
-    labels, held, tokens = counts.tolist()
+    labels, held, tokens, assigned = counts.tolist()
     return StepCounts(
         tokens=tokens,
         labels=max(labels, 1),
         held=held,
+        assigned=assigned,
         micro_batches=len(batches),
         ranks=ranks,
     )
@@ -171,7 +203,7 @@ def compute_losses(
     language_ids = batch["language_ids"].flatten()
     groups = objective.group_of(language_ids)
     is_real, is_original = groups >= 0, groups == 0
-    balance = prior = z = nats.new_zeros(())
+    balance = prior = z = assignment = nats.new_zeros(())
     if is_routed:
         statistics = balance_statistics(routing.router_logits, routing.expert_ids, is_real)
         if objective.balance_scope == "global":
@@ -179,6 +211,7 @@ def compute_losses(
         balance = load_balancing_loss(statistics)
         prior = _prior_loss(routing, groups, objective, step)
         z = router_z_loss(routing.router_logits, is_real)
+        assignment = _assignment_loss(routing, language_ids, objective, step)
     scores = [layer.classifier_scores for layer in routing.layers]
     judged = [score for score in scores if score is not None]
     classifier = nats.new_zeros(())
@@ -194,6 +227,7 @@ def compute_losses(
     # value, but only its own tokens' part of the gradient: that alone is multiplied.
     summed = nats.sum() / step.labels + objective.prior_coef * prior
     summed = summed + objective.classifier_coef * classifier
+    summed = summed + objective.assignment_coef * assignment
     if objective.balance_scope == "global":
         balance = balance + (step.ranks - 1) * (balance - balance.detach())
     balance_coef = objective.balance_coef
@@ -210,6 +244,7 @@ def compute_losses(
         prior=prior.detach(),
         z=z.detach(),
         classifier=classifier.detach(),
+        assignment=assignment.detach(),
         routing=[_detached(layer) for layer in routing.layers],
         language_ids=language_ids,
     )
@@ -227,6 +262,20 @@ def _prior_loss(
         groups == 0,
         form=objective.prior_form,
         num_original_tokens=step.held,
+    )
+
+
+def _assignment_loss(
+    routing: RoutingRecord, language_ids: Tensor, objective: Objective, step: StepCounts
+) -> Tensor:
+    layers = [layer for layer in routing.layers if layer.layer_index in objective.reachable]
+    if not layers:
+        return language_ids.new_zeros((), dtype=torch.float32)
+    reach = objective.reach_of(language_ids)
+    return assignment_loss(
+        [layer.router_logits for layer in layers],
+        [reach[layer.layer_index] for layer in layers],
+        num_tokens=step.assigned,
     )
 
 

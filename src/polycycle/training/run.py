@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
 from polycycle.errors import PolycycleError, TrainingError
+from polycycle.experts import reachable_experts
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import frozen_expert_only, why_no_dense_reference
 from polycycle.ranks import any_rank, join_ranks, num_ranks
@@ -155,6 +156,7 @@ def _build(
         with frozen_expert_only() if has_base else nullcontext():
             base = validate(model)
         to_keep |= {tag: base[tag] for tag in groups.all_original if tag in base}
+    reachable = _reachable(model.config, groups)
     trainer = RoutedTrainer(
         model,
         args,
@@ -170,8 +172,11 @@ def _build(
             classifier_coef=settings.classifier_coef,
             localized_coef=settings.localized_coef,
             localized_delta=settings.localized_delta,
+            assignment_coef=settings.assignment_coef,
+            reachable=reachable,
         ),
-        monitor=Monitor(groups),
+        hard_steps=settings.assignment_hard_steps,
+        monitor=Monitor(groups, reachable),
         alarms=Alarms(settings.alarms, groups, to_keep, total_steps),
         validate=validate,
         validate_every=settings.validate_every_steps or max(total_steps // 5, 1),
@@ -194,6 +199,16 @@ def _owned_experts(config: Any) -> tuple[tuple[int, ...], ...]:
         for layer, count in enumerate(getattr(config, "num_experts_per_layer", ()))
         if count > 1
     )
+
+
+def _reachable(config: Any, groups: LanguageGroups) -> dict[int, tuple[tuple[bool, ...], ...]]:
+    """By layer in which languages have experts of their own: which experts each one reaches."""
+    assigned = getattr(config, "expert_languages", None) or ()
+    return {
+        layer: reachable_experts(experts, groups.all)
+        for layer, experts in enumerate(assigned)
+        if any(experts)
+    }
 
 
 def _arguments(

@@ -45,6 +45,8 @@ class TrainSettings:
     prior_form: PriorForm = "paper"
     router_z_coef: float = 0.0
     classifier_coef: float = 0.0
+    assignment_coef: float = 0.0
+    assignment_hard_steps: int = 0
     trains: Trains = "new_experts"
     localized_coef: float = 0.0
     localized_delta: float = 0.0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from polycycle.data import collate
 from polycycle.errors import TrainingError
+from polycycle.modeling import route_by_language
 from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import append_metrics, partial_folder, publish
 from polycycle.training.monitor import Monitor
@@ -39,6 +41,7 @@ class RoutedTrainer(Trainer):
         validate: bits per byte by language, of the model as it is.
         validate_every: steps between validations; also at the last step.
         tell: called with each alarm.
+        hard_steps: in so many first steps tokens reach only expert 0 and their language's experts.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class RoutedTrainer(Trainer):
         validate: Validate | None,
         validate_every: int,
         tell: Callable[[RaisedAlarm], None],
+        hard_steps: int = 0,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collate)
         self.is_sharded = is_sharded(model)
@@ -64,6 +68,7 @@ class RoutedTrainer(Trainer):
         self.validate = validate
         self.validate_every = validate_every
         self.tell = tell
+        self.hard_steps = hard_steps
         self.seconds_before = 0.0
         self._started = monotonic()
         self._validated_at = -1
@@ -77,6 +82,15 @@ class RoutedTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         self._step_counts = count_step(batch_samples, self.objective, device)
         return self._step_counts.labels
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward pass of one micro-batch, in the first steps routed by label."""
+        reach: dict[int, Tensor] = {}
+        if self.state.global_step < self.hard_steps:
+            language_ids = inputs["language_ids"].flatten().to(self.args.device)
+            reach = self.objective.reach_of(language_ids)
+        with route_by_language(model, reach) if reach else nullcontext():
+            return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
 
     def compute_loss(
         self,
@@ -158,6 +172,8 @@ class RoutedTrainer(Trainer):
         self._write(line)
         flat = {f"lm_loss/{tag}": value for tag, value in seen["lm_loss"].items()}
         flat |= {f"expert0_share/{g}": value for g, value in seen.get("expert0_share", {}).items()}
+        own = seen.get("own_experts_share", {})
+        flat |= {f"own_experts_share/{tag}": value for tag, value in own.items()}
         flat |= {key: value for key, value in seen.items() if isinstance(value, float)}
         super().log({**logs, **flat}, start_time)
 
