@@ -8,6 +8,7 @@ import pytest
 from polycycle.comparison import plan_cells
 from polycycle.config import load_study
 from polycycle.errors import ConfigError
+from polycycle.stages.base import SIBLING_RATE, SIBLING_TOKENS
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +29,13 @@ def study(tmp_path, **changes):
 @pytest.mark.parametrize("path", [*ROOT.glob("recipes/studies/*.yaml")], ids=lambda path: path.name)
 def test_every_study_that_ships_is_possible(path):
     assert plan_cells(load_study(path))
+
+
+def test_the_deltamoe_study_post_trains_as_the_sibling_was(tmp_path):
+    cells = plan_cells(load_study(ROOT / "recipes/studies/deltamoe.yaml", tmp_path))
+    asked = [cell.recipe.post_train for cell in cells if cell.recipe.post_train is not None]
+    assert len(asked) == 6
+    assert {(one.tokens, one.learning_rate) for one in asked} == {(SIBLING_TOKENS, SIBLING_RATE)}
 
 
 def test_cells_are_variants_of_the_recipe_seed_by_seed(tmp_path):

@@ -11,7 +11,7 @@ from polycycle.errors import ConfigError, DataError
 from polycycle.modeling import why_no_dense_reference
 from polycycle.report import model_card, terminal_table, write_report
 from polycycle.results import retention
-from polycycle.stages import plan_run, run_recipe
+from polycycle.stages import plan_run, run_recipe, stage_folders
 from tests.stages.test_baseline_stage import settings
 from tests.surgery.siblings import add_tokenizer, post_trained
 from tests.text import VOCAB_SIZE, sentences, write_jsonl
@@ -104,6 +104,8 @@ def test_a_dense_baseline_takes_the_post_training_by_every_rule_and_trains_once(
     assert merged.config["eos_token_id"] == 7
     record = json.loads((world / "runs" / "dare" / "graft" / "merge.json").read_text())
     assert (record["rule"], record["density"], record["seed"]) == ("dare", 0.5, 0)
+    planned = plan_run(parse_recipe(result.recipe))
+    assert set(planned.folders) == set(stage_folders(world / "runs" / "dare"))
     write_report(result, world / "report")
     terminal_table(result)
     card = model_card(result)
@@ -179,6 +181,7 @@ def test_a_graft_before_review_is_reviewed_once_and_shares_what_came_before(worl
     assert all(".router." in name for name in differs)
     planned = plan_run(recipe_of(world, "x", **mixture, graft={**graft, "when": "before_review"}))
     assert [one.stage for one in planned.stages] == ["post-pretrain", "review-grafted"]
+    assert set(planned.folders) == set(stage_folders(world / "runs" / "before"))
     recipe = recipe_of(world, world / "runs" / "until", **mixture, graft=before.recipe["graft"])
     assert run_recipe(recipe, notes.append, until="review").final.name == "review"
 
@@ -205,7 +208,9 @@ def test_the_expanded_model_is_post_trained_as_a_whole_or_in_its_new_experts(wor
     # English alone: it is the only replayed original language.
     assert set(result.curves[-1].training[-1].lm_loss) == {"en"}
     recipe = recipe_of(world, world / "x", **mixture, post_train={**POST_TRAIN, "trains": trains})
-    assert plan_run(recipe).stages[-1].parameters_trainable == cost.parameters_trainable
+    planned = plan_run(recipe)
+    assert planned.stages[-1].parameters_trainable == cost.parameters_trainable
+    assert set(planned.folders) == set(stage_folders(world / "runs" / f"pt-{trains}"))
     model_card(result)
     terminal_table(result)
     write_report(result, world / "report")
@@ -228,6 +233,8 @@ def test_held_out_text_is_not_post_trained_on(world):
     changed = {**POST_TRAIN, "data": "valid/{language}.jsonl"}
     with pytest.raises(DataError, match=r"stand in post_train\.data"):
         run(world, "leak", baseline="full", post_train=changed)
+    # Before anything is trained.
+    assert not (world / "runs" / "leak" / "full-fine-tuning").exists()
 
 
 @pytest.mark.parametrize(

@@ -474,6 +474,16 @@ class GraftConfig(Section):
         return self
 
     @property
+    def is_before_review(self) -> bool:
+        """Whether the last review waits for the graft."""
+        return self.when == "before_review"
+
+    @property
+    def is_reviewed(self) -> bool:
+        """Whether a review follows the graft."""
+        return self.review_after or self.is_before_review
+
+    @property
     def kept_share(self) -> float:
         """`density`, its default filled in; 1 where all is kept."""
         return _DENSITIES.get(self.merge, 1.0) if self.density is None else self.density

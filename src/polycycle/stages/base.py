@@ -40,6 +40,7 @@ TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
 TRACE_TOKENS = 25_000
 SIBLING_TOKENS = 60_000
+SIBLING_RATE = 3e-4
 _SHAPE: dict[str, Any] = {
     "hidden_size": 160,
     "intermediate_size": 448,
@@ -106,7 +107,7 @@ def build_sibling(
         model = AutoModelForCausalLM.from_pretrained(base)
         dtype = model.dtype
         dataset = _instruction_dataset(tokenizer, work, form=form, seed=seed, tokens=tokens)
-        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=3e-4)
+        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=SIBLING_RATE)
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 

@@ -42,6 +42,7 @@ from polycycle.results import (
 )
 from polycycle.stages.baseline import fill_expanded, fill_with_lora_experts, train_baseline
 from polycycle.stages.corpora import (
+    Corpora,
     RunCorpora,
     describe_corpora,
     fewer_documents,
@@ -269,9 +270,7 @@ class Run:
         """The finished model `source`, post-trained itself on the recipe's instructions."""
         config = self.recipe.post_train
         assert config is not None
-        valid = self.corpora.valid
-        with first_rank_first():
-            texts = load_post_training(self.recipe, self.tokenizer, self.cache_dir, valid)
+        texts = self.post_training
         inputs = {
             "source": self._keys[source.name],
             "texts": {tag: [corpus.folder.name, texts[1][tag]] for tag, corpus in texts[0].items()},
@@ -563,6 +562,13 @@ class Run:
         return self._corpora
 
     @cached_property
+    def post_training(self) -> tuple[Corpora, dict[str, int]]:
+        """Texts that the finished model is post-trained on, and the tokens of each language."""
+        valid = self.corpora.valid
+        with first_rank_first():
+            return load_post_training(self.recipe, self.tokenizer, self.cache_dir, valid)
+
+    @cached_property
     def tasks(self) -> dict[str, dict[str, list[TaskExample]]]:
         """The examples of each generation task by language, read on first use."""
         tasks = load_tasks(self.recipe)
@@ -639,6 +645,8 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
         if until == "end":
             _ = run.siblings  # found missing or unfit now, not after the training
     _ = run.corpora  # what is wrong with a text, likewise
+    if recipe.post_train is not None and until == "end":
+        _ = run.post_training
     if is_first_rank():
         write_json(recipe.output / "recipe.json", recipe.model_dump(mode="json"))
     is_whole_run = until == "end"
@@ -677,7 +685,7 @@ def run_recipe(recipe: Recipe, tell: Tell, *, until: LastStage = "end") -> RunRe
 
 
 def _grafts_before_review(recipe: Recipe) -> bool:
-    return recipe.graft is not None and recipe.graft.when == "before_review"
+    return recipe.graft is not None and recipe.graft.is_before_review
 
 
 def _end(
@@ -704,7 +712,7 @@ def _end(
     is_post = recipe.baseline is None and not why_no_dense_reference(open_checkpoint(model).config)
     reference = "post" if is_post else "base"
     models.append(run.evaluate(model.name, model, reference=reference))
-    if recipe.graft.review_after or _grafts_before_review(recipe):
+    if recipe.graft.is_reviewed:
         group = len(recipe.languages.expanded)
         model = run.train("review", model, group, finished, name=REVIEW_GRAFTED)
         trained.append(model)

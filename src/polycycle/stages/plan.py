@@ -91,10 +91,9 @@ def plan_run(recipe: Recipe) -> RunPlan:
     grafted = 0
     if recipe.graft is not None:
         grafted = 2 if recipe.graft.keep_ungrafted else 1
-        if recipe.graft.when == "before_review":
+        if recipe.graft.is_before_review:
             stages.pop()
-        is_reviewed = recipe.graft.review_after or recipe.graft.when == "before_review"
-        if is_reviewed and recipe.review is not None:
+        if recipe.graft.is_reviewed and recipe.review is not None:
             stages.append(_stage(REVIEW_GRAFTED, recipe.review, plan, so_far, routers))
     total += (len(recipe.languages.expanded) - 1) * added
     counts = list(plan.config["num_experts_per_layer"])
@@ -117,25 +116,35 @@ def _folders(recipe: Recipe) -> Iterator[str]:
         before = {"llama_pro": "expand-blocks", "loramoe": "add-lora-experts"}
         yield from [one for method, one in before.items() if method == recipe.baseline.method]
         yield from _trained_and_scored(BASELINES[recipe.baseline.method][0])
+        yield from _last_folders(recipe)
         return
     measures = recipe.experts.similarity_tokens is not None
     yield from ["similarity"] * measures
     yield from ("upcycle", "evaluate-base")
-    for group in range(1, len(recipe.languages.expanded) + 1):
+    last = len(recipe.languages.expanded)
+    for group in range(1, last + 1):
         if group > 1:
             yield from [f"similarity-g{group}"] * measures
             yield f"grow-g{group}"
         yield from _trained_and_scored(stage_name("post_pretrain", group))
-        if recipe.review is not None:
+        waits = group == last and recipe.graft is not None and recipe.graft.is_before_review
+        if recipe.review is not None and not waits:
             yield from _trained_and_scored(stage_name("review", group))
+    yield from _last_folders(recipe)
+    if recipe.export is not None:
+        yield "export"
+
+
+def _last_folders(recipe: Recipe) -> Iterator[str]:
+    """Those of post-training, or of a graft and its review."""
+    if recipe.post_train is not None:
+        yield from _trained_and_scored(POST_TRAIN)
     if recipe.graft is not None:
         for number in range(1, len(recipe.graft.post) + 1):
             yield "evaluate-post" + (f"-{number}" if number > 1 else "")
         yield from _trained_and_scored("graft")
-        if recipe.graft.review_after:
+        if recipe.graft.is_reviewed:
             yield from _trained_and_scored(REVIEW_GRAFTED)
-    if recipe.export is not None:
-        yield "export"
 
 
 def _trained_and_scored(name: str) -> tuple[str, str]:
