@@ -41,6 +41,7 @@ def test_export_proves_on_text_of_each_language_and_writes_the_card(model, texts
     card = (out / "README.md").read_text()
     assert "| Greek (el) |" in card
     assert "llama.cpp: would not compute this model right" in card
+    assert "vllm: `vllm serve THIS_FOLDER` (read from the source of" in card
     assert json.loads((out / "polycycle_export.json").read_text())["target"] == "qwen2_moe"
     assert call("export", model, out).exit_code == 1  # it is there already
     done = call("verify", out, *texts, "--json")
