@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 
 from polycycle.languages import NAMES
-from polycycle.report import export_card, model_card, terminal_table, verdict_of
+from polycycle.report import export_card, export_table, model_card, terminal_table, verdict_of
 from polycycle.report.svg import apart, ticks
 from polycycle.report.wording import (
     OWN_NAMES,
@@ -257,3 +257,10 @@ def test_the_card_of_a_gguf_file_loads_and_serves_it_with_llama_cpp():
     assert "vllm" not in card.text
     assert "gguf" in card.data.tags
     assert card.data.library_name == "gguf"
+
+
+def test_the_terminal_says_where_float32_decided():
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(export_table(exported(settled_in_float32=True)))
+    assert "bfloat16 rounds too coarsely to tell, so float32 decided" in console.file.getvalue()
+    assert "Greek (el)" in console.file.getvalue()
