@@ -5,10 +5,11 @@ import json
 import pytest
 
 from polycycle.errors import ExportError
-from polycycle.export import plan_push, upload
+from polycycle.export import plan_export, plan_push, upload
 from tests.cli.test_cli import call
 from tests.export.upcycled import save_upcycled
 from tests.text import make_tokenizer, sentences, write_jsonl
+from tests.tiny import edit_config
 
 
 def words(done):
@@ -41,6 +42,7 @@ def test_export_proves_on_text_of_each_language_and_writes_the_card(model, texts
     card = (out / "README.md").read_text()
     assert "| Greek (el) |" in card
     assert "llama.cpp: would not compute this model right" in card
+    assert "vllm: `vllm serve THIS_FOLDER` (read from the source of" in card
     assert json.loads((out / "polycycle_export.json").read_text())["target"] == "qwen2_moe"
     assert call("export", model, out).exit_code == 1  # it is there already
     done = call("verify", out, *texts, "--json")
@@ -135,5 +137,34 @@ def test_push_creates_the_repository_and_uploads_the_folder_in_one_commit(model,
     assert hub.calls[0] == ("create", "me/model", {"private": True, "exist_ok": True})
     assert hub.calls[1][1]["folder_path"] == out
     assert "manifest.json" in hub.calls[1][1]["ignore_patterns"]
-    with pytest.raises(ExportError, match=r"no config\.json"):
+    with pytest.raises(ExportError, match=r"neither config\.json nor model\.gguf"):
         plan_push(tmp_path, "me/model")
+
+
+def test_a_gguf_file_with_its_card_is_a_folder_to_push(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "README.md").write_text("card")
+    assert dict(plan_push(tmp_path, "me/model").files) == {"README.md": 4, "model.gguf": 4}
+
+
+def test_languages_of_the_model_without_text_are_named(model, texts, tmp_path):
+    edit_config(model, language_groups={"original": ["en"], "expanded": [["el", "hu"]]})
+    done = call("export", model, tmp_path / "out", *texts)
+    assert done.exit_code == 0, done.output
+    assert "nothing is compared in hu; say --text for each of them" in words(done)
+    assert "language:\n- en\n- el\n- hu\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_llama_cpp_gets_its_own_file_or_what_its_converter_reads(tmp_path):
+    pytest.importorskip("gguf")
+    settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    folder = save_upcycled(tmp_path, "llama", config={"vocab_size": 320, **settings})
+    make_tokenizer().save_pretrained(folder)
+    assert plan_export(folder, engine="llama.cpp").target_name == "gguf"
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert plan_export(folder, engine="llama.cpp").target_name == "mixtral"
+    unequal = save_upcycled(tmp_path / "unequal", "llama", num_experts=[4, 3, 2])
+    with pytest.raises(ExportError, match="gguf: layer 1 needs 3 slots"):
+        plan_export(unequal, engine="llama.cpp")

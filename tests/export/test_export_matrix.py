@@ -1,5 +1,6 @@
 """Every family × target × allocation × dtype: proved exact in a process of its own, or refused."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from polycycle.errors import ExportError
 from polycycle.export import TARGETS, Pair, execute_export, plan_export, verify_all
 from polycycle.families import SUPPORTED, family_of_dense
+from polycycle.surgery import grow
 from tests.export.upcycled import save_upcycled
+from tests.tiny import edit_config
 
 EQUAL, WITH_DENSE, UNEQUAL = 4, [4, 1, 4], [4, 3, 2]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -41,6 +44,13 @@ EXACT: dict[str, tuple[str, str, Any, dict[str, Any]]] = {
     "llama-mixtral-yarn": ("llama", "mixtral", EQUAL, {"config": YARN}),
     "llama-mixtral-classifier": ("llama", "mixtral", EQUAL, {"classifier_layers": (0, 1, 2)}),
     "llama-qwen2_moe": ("llama", "qwen2_moe", EQUAL, {}),
+    "llama-ernie-biases": (
+        "llama",
+        "ernie4_5_moe",
+        UNEQUAL,
+        {"config": {"attention_bias": True}},
+    ),
+    "llama-ernie-odd-heads": ("llama", "ernie4_5_moe", UNEQUAL, {"config": {"head_dim": 12}}),
     "llama-ernie": ("llama", "ernie4_5_moe", EQUAL, {}),
     "llama-ernie-unequal": ("llama", "ernie4_5_moe", UNEQUAL, {}),
     "llama-ernie-unequal-dense": ("llama", "ernie4_5_moe", [4, 3, 1], {}),
@@ -50,12 +60,14 @@ EXACT: dict[str, tuple[str, str, Any, dict[str, Any]]] = {
     "mistral-mixtral-dense-layer": ("mistral", "mixtral", WITH_DENSE, {}),
     "mistral-mixtral-odd-heads": ("mistral", "mixtral", EQUAL, {"config": {"head_dim": 12}}),
     "mistral-qwen2_moe": ("mistral", "qwen2_moe", EQUAL, {"config": NO_WINDOW}),
+    "mistral-ernie": ("mistral", "ernie4_5_moe", EQUAL, {"config": NO_WINDOW}),
     "mistral-ernie-unequal": ("mistral", "ernie4_5_moe", UNEQUAL, {"config": NO_WINDOW}),
     "qwen2-qwen2_moe": ("qwen2", "qwen2_moe", EQUAL, {}),
     "qwen2-qwen2_moe-dense-layer": ("qwen2", "qwen2_moe", WITH_DENSE, {}),
     "qwen2-qwen2_moe-plain-weights": ("qwen2", "qwen2_moe", EQUAL, {"renormalize": False}),
     "qwen2-qwen2_moe-window": ("qwen2", "qwen2_moe", EQUAL, {"config": QWEN_WINDOW}),
     "qwen2-qwen2_moe-classifier": ("qwen2", "qwen2_moe", EQUAL, {"classifier_layers": (0, 1, 2)}),
+    "qwen2-ernie": ("qwen2", "ernie4_5_moe", EQUAL, {}),
     "qwen2-ernie-unequal": ("qwen2", "ernie4_5_moe", UNEQUAL, {}),
     "qwen3-qwen3_moe": ("qwen3", "qwen3_moe", EQUAL, {}),
     "qwen3-qwen3_moe-dense-layer": ("qwen3", "qwen3_moe", WITH_DENSE, {}),
@@ -68,6 +80,18 @@ EXACT: dict[str, tuple[str, str, Any, dict[str, Any]]] = {
         {"config": {"tie_word_embeddings": True}},
     ),
     "qwen3-qwen3_moe-plain-weights": ("qwen3", "qwen3_moe", EQUAL, {"renormalize": False}),
+    "qwen3-qwen3_moe-biases": (
+        "qwen3",
+        "qwen3_moe",
+        EQUAL,
+        {"config": {"attention_bias": True}},
+    ),
+    "olmo2-flex_olmo-biases": (
+        "olmo2",
+        "flex_olmo",
+        EQUAL,
+        {"config": {"attention_bias": True}},
+    ),
     "olmo2-flex_olmo": ("olmo2", "flex_olmo", EQUAL, {}),
     "olmo2-flex_olmo-dense-layer": ("olmo2", "flex_olmo", WITH_DENSE, {}),
     "olmo2-flex_olmo-classifier": ("olmo2", "flex_olmo", EQUAL, {"classifier_layers": (0, 1, 2)}),
@@ -96,6 +120,22 @@ REFUSED: dict[str, tuple[str, str, Any, dict[str, Any], str]] = {
         EQUAL,
         {"config": {"head_dim": 12}},
         "heads have size 12|model's have size 12",
+    ),
+    "llama-qwen2_moe-unequal": ("llama", "qwen2_moe", UNEQUAL, {}, "needs 3 slots"),
+    "mistral-mixtral-unequal": ("mistral", "mixtral", UNEQUAL, {}, "needs 3 slots"),
+    "mistral-qwen2_moe-unequal": (
+        "mistral",
+        "qwen2_moe",
+        UNEQUAL,
+        {"config": NO_WINDOW},
+        "needs 3 slots",
+    ),
+    "llama-classifier-in-some-layers": (
+        "llama",
+        "mixtral",
+        EQUAL,
+        {"classifier_layers": (0, 2)},
+        r"layer 1 needs 4 slots .4 experts., the largest layer 5",
     ),
     "llama-ernie-no-multiple": ("llama", "ernie4_5_moe", [5, 4, 3], {"top_k": 4}, "no multiple"),
     "llama-flex_olmo": ("llama", "flex_olmo", EQUAL, {}, "other attention, norms or positions"),
@@ -159,10 +199,29 @@ def targets_of(family: str) -> tuple[str, ...]:
     return family_of_dense({"model_type": family}, where="test").export_targets
 
 
-def test_every_target_of_every_family_is_in_the_table() -> None:
+def test_every_target_of_every_family_is_in_the_table_with_equal_and_unequal_counts() -> None:
     named = {(family, target) for family in SUPPORTED for target in targets_of(family)}
-    assert named == {(family, target) for family, target, *_ in EXACT.values()}
     assert {target for _, target in named} == set(TARGETS)
+    for experts in (EQUAL, UNEQUAL):
+        cases = [case[:3] for case in [*EXACT.values(), *REFUSED.values()]]
+        of_targets = {(family, target) for family, target, counts in cases if counts == experts}
+        assert named <= of_targets
+
+
+def test_models_with_several_groups_and_a_masked_one_are_exported_as_they_route(
+    tmp_path: Path,
+) -> None:
+    first = save_upcycled(tmp_path, "llama", num_experts=3)
+    grow(first, tmp_path / "masked", new_experts=2, languages=["hu"], init="random")
+    shutil.copytree(tmp_path / "masked", tmp_path / "grown")
+    edit_config(tmp_path / "grown", masked_groups=None)
+    pairs = []
+    for name, slots in (("grown", 5), ("masked", 3)):
+        plan = plan_export(tmp_path / name)
+        assert plan.slots.num_slots == slots
+        execute_export(plan, tmp_path / f"{name}-export", with_verification=False)
+        pairs.append(Pair(exported=tmp_path / f"{name}-export", against=tmp_path / name))
+    assert [result["failures"] for result in verify_all(pairs)] == [[], []]
 
 
 @pytest.mark.parametrize("family", [name for name in SUPPORTED if not targets_of(name)])

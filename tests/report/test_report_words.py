@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 
 from polycycle.languages import NAMES
-from polycycle.report import model_card, terminal_table, verdict_of
+from polycycle.report import export_card, export_table, model_card, terminal_table, verdict_of
 from polycycle.report.svg import apart, ticks
 from polycycle.report.wording import (
     OWN_NAMES,
@@ -22,6 +22,7 @@ from polycycle.report.wording import (
     percent,
     short_count,
 )
+from polycycle.results import ExportedLanguage, ExportResult
 from tests.results.example import example_result
 
 
@@ -194,3 +195,86 @@ def test_the_report_room_loads_no_torch():
 )
 def test_models_have_titles_that_do_not_look_alike(name, title):
     assert model_title(name) == title
+
+
+def exported(**settings):
+    compared = ExportedLanguage(
+        tokens=512,
+        largest_difference=0.0,
+        mean_kl=0.0,
+        argmax_agreement=1.0,
+        same_greedy=4,
+        texts=4,
+        is_bit_equal=True,
+    )
+    usual = {
+        "folder": "out",
+        "source": "runs/greek/review",
+        "base": "someone/dense-1b",
+        "base_hash": "a" * 64,
+        "trained_languages": ("en", "el"),
+        "target": "qwen2_moe",
+        "model_class": "Qwen2MoeForCausalLM",
+        "engines": {"transformers": "run by verify", "vllm": "read from the source of 1, not run"},
+        "dtype": "bfloat16",
+        "compared_on": "real text",
+        "passed": True,
+        "languages": {"el": compared},
+        "versions": {"transformers": "5.23.0"},
+    }
+    return ExportResult(**{**usual, **settings})
+
+
+def test_the_card_of_an_export_without_its_run_says_what_the_export_knows():
+    card = ModelCard(export_card(exported()))
+    assert card.data.language == ["en", "el"]
+    assert card.data.base_model == "someone/dense-1b"
+    assert f"content hash `{'a' * 64}`" in card.text
+    assert "**it computes the same**" in card.text
+    assert "transformers 5.23.0" in card.text
+    assert "- vllm: `vllm serve THIS_FOLDER` (read from the source of 1, not run)" in card.text
+    assert "- sglang: would not compute this model right, do not use it" in card.text
+    assert "licence applies" in card.text
+
+
+def test_the_card_of_an_export_with_its_run_has_all_that_people_ask_for():
+    recipe = {
+        "license": "apache-2.0",
+        "data": {"train": {"el": {"hub": "someone/corpus", "license": "CC0-1.0"}}},
+    }
+    run = example_result(recipe=recipe, base="someone/dense-1b")
+    card = ModelCard(export_card(exported(without_exact_retention=True), run=run))
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", "someone/dense-1b")
+    assert {"en", "el"} <= set(card.data.language)
+    for part in (
+        "arXiv:2408.11396",
+        "- Greek: `someone/corpus`, CC0-1.0",
+        "| Greek (el,",
+        "| Kept |",
+        "| Greek (el) |",
+        "exact retention was left out",
+        "## Limits",
+        "## How to load it",
+        "## How to serve it",
+        "## Proof",
+    ):
+        assert part in card.text, part
+
+
+def test_the_card_of_a_gguf_file_loads_and_serves_it_with_llama_cpp():
+    gguf = {"target": "gguf", "model_class": "llama.cpp's llama"}
+    export = exported(engines={"llama.cpp": "run by verify"}, **gguf)
+    card = ModelCard(export_card(export))
+    assert 'model = Llama("THIS_FOLDER/model.gguf")' in card.text
+    assert "`llama-server --model THIS_FOLDER/model.gguf` (run by verify)" in card.text
+    assert "AutoModelForCausalLM" not in card.text
+    assert "vllm" not in card.text
+    assert "gguf" in card.data.tags
+    assert card.data.library_name == "gguf"
+
+
+def test_the_terminal_says_where_float32_decided():
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(export_table(exported(settled_in_float32=True)))
+    assert "bfloat16 rounds too coarsely to tell, so float32 decided" in console.file.getvalue()
+    assert "Greek (el)" in console.file.getvalue()

@@ -176,7 +176,7 @@ def _texts(
     """What to compare on, by language; None is random token ids."""
     from polycycle.data import TextSource
     from polycycle.languages import check_tag
-    from polycycle.stages import first_texts
+    from polycycle.stages import first_texts, languages_of_groups
 
     if not has_tokenizer:
         if given:
@@ -192,6 +192,10 @@ def _texts(
             raise ConfigError(f"--text {one!r}: write LANGUAGE=FILE, for example el=text/el.jsonl")
         tag = check_tag(language)
         found[tag] = first_texts(TextSource(path=str(Path(path).resolve())), tag)
+    groups = json.loads((model / "config.json").read_text(encoding="utf-8")).get("language_groups")
+    missing = [tag for tag in languages_of_groups(groups) if tag not in found]
+    if missing:
+        tell(f"note: nothing is compared in {', '.join(missing)}; say --text for each of them, too")
     return found
 
 

@@ -1,7 +1,7 @@
 """Leaving our format: stock architectures that compute exactly the same, and the proof."""
 
 from polycycle.export.choosing import AUTO, TARGETS, choose_target
-from polycycle.export.engines import right_engines, why_wrong_on
+from polycycle.export.engines import READ_FROM, right_engines, why_wrong_on
 from polycycle.export.exporting import (
     Exported,
     ExportPlan,
@@ -29,6 +29,7 @@ __all__ = [
     "CLASSIFIER_SCALE",
     "EXPORT_FILE",
     "RANDOM_IDS",
+    "READ_FROM",
     "TARGETS",
     "THRESHOLDS",
     "VERIFICATION_FILE",

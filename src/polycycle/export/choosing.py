@@ -53,9 +53,12 @@ def _engine(name: str) -> Engine:
     )
 
 
+# Their Qwen3-MoE has experts in every layer.
+_FILLED = ("sglang", "llama.cpp")
+
+
 def _plan_on(target: Target, source: Source, engine: Engine) -> TargetPlan:
-    # llama.cpp's Qwen3-MoE has experts in every layer.
-    plan = plan_target(target, source, fill_dense=engine == "llama.cpp")
+    plan = plan_target(target, source, fill_dense=engine in _FILLED)
     wrong = why_wrong_on(engine, plan)
     if wrong is not None:
         raise ExportError(wrong)
@@ -72,7 +75,17 @@ def _exact_elsewhere(source: Source) -> list[str]:
             except ExportError:
                 continue
             found.append(f"--target {name} --engine {engine}")
-    return found
+    return [*found, f"--target {GGUF}"] if _has_gguf(source) else found
+
+
+def _has_gguf(source: Source) -> bool:
+    try:  # it needs a package that is not always there, and imports from here
+        from polycycle.export.llama_cpp import plan_gguf
+
+        plan_gguf(source)
+    except (ModuleNotFoundError, ExportError):
+        return False
+    return True
 
 
 def _refusal(source: Source, reasons: dict[str, str], engine: Engine) -> str:

@@ -1,13 +1,16 @@
 """Which serving engine computes which stock architecture as transformers does.
 
-Read from the engines' sources, not run, except transformers itself. A rule that is not known to
-hold counts as broken.
+Read from the engines' sources (`READ_FROM`), not run, except transformers itself. A rule that is
+not known to hold counts as broken. What the loaders of vLLM and SGLang take, name by name, stands
+in tests/export/loaders.py.
 """
 
 from polycycle.engines import ENGINES, Engine
 from polycycle.export.target import TargetPlan
 
-# Engines that run FlexOlmo through transformers' own code.
+# The releases whose sources were read; llama.cpp's as llama-cpp-python 0.3 brings it.
+READ_FROM: dict[Engine, str] = {"vllm": "0.33.0", "sglang": "0.5.23"}
+# flex_olmo: engines without a class of their own for it run transformers' code.
 NOTES = {
     ("flex_olmo", "vllm"): "through its Transformers backend",
     ("flex_olmo", "sglang"): "through its generic transformers backend",
@@ -34,16 +37,30 @@ def right_engines(plan: TargetPlan) -> dict[str, str]:
     said: dict[str, str] = {}
     for engine in ENGINES:
         if why_wrong_on(engine, plan) is None:
-            known = "run by verify" if engine == "transformers" else "read from its source, not run"
-            note = NOTES.get((plan.target.model_type, engine))
-            said[engine] = f"{known}; {note}" if note else known
+            said[engine] = "; ".join(_how_known(plan, engine))
+    return said
+
+
+def _how_known(plan: TargetPlan, engine: Engine) -> list[str]:
+    if engine == "transformers":
+        return ["run by verify"]
+    source = f"the source of {READ_FROM[engine]}" if engine in READ_FROM else "its source"
+    said = [f"read from {source}, not run"]
+    note = NOTES.get((plan.target.model_type, engine))
+    if note:
+        said.append(note)
+    if engine in READ_FROM and any(layer.has_classifier for layer in plan.source.layers):
+        # 2¹⁷ times a classifier's score is beyond float16, which engines choose by themselves for
+        # float32 checkpoints on older GPUs.
+        said.append("not in float16: say --dtype bfloat16 or float32")
     return said
 
 
 def _on_vllm(plan: TargetPlan) -> str | None:
     source, target = plan.source, plan.target.model_type
-    if target == "ernie4_5_moe" and source.has_attention_bias:
-        return "vLLM's Ernie has no o_proj bias, the model's has (attention_bias)"
+    if target in ("ernie4_5_moe", "qwen3_moe") and source.has_attention_bias:
+        # Its loader drops biases that it has no place for, and says nothing.
+        return "vLLM has no o_proj bias here, the model has one (attention_bias)"
     if target == "qwen2_moe" and source.sliding_window:
         return "vLLM's Qwen2-MoE has no sliding window"
     return None
@@ -55,8 +72,11 @@ def _on_sglang(plan: TargetPlan) -> str | None:
         return f"SGLang's Mixtral ignores rope scaling ({source.rope_type})"
     if target == "mixtral" and source.has_odd_heads:
         return f"SGLang's Mixtral ignores head_dim ({source.head_dim})"
-    if target in ("mixtral", "qwen2_moe") and source.sliding_window:
-        return f"a sliding window ({source.sliding_window}) is not known to be honoured by SGLang"
+    if source.sliding_window:
+        return f"SGLang's {target} ignores sliding windows ({source.sliding_window})"
+    if target == "qwen3_moe" and plan.slots.dense_layers:
+        # It takes every layer for a sparse one, and skips names that it does not know.
+        return "SGLang's Qwen3-MoE has experts in every layer (mlp_only_layers is ignored)"
     if target == "ernie4_5_moe":
         return "SGLang's Ernie has no lm_head.bias, and its selection bias is not known to be exact"
     return None

@@ -11,7 +11,7 @@ from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
 from polycycle.export.choosing import AUTO, GGUF, choose_target
 from polycycle.export.engines import right_engines
-from polycycle.export.source import open_source
+from polycycle.export.source import Source, open_source
 from polycycle.export.target import TargetPlan
 from polycycle.export.verifying import EXPORT_FILE, verify
 from polycycle.files import folder_when_whole, replace_folder, write_json
@@ -47,7 +47,8 @@ def plan_export(
 
     Args:
         model: an upcycled model, any folder that loads, or a hub id.
-        target: a stock architecture, `auto`, or `gguf`, which is for llama.cpp.
+        target: a stock architecture, `auto`, or `gguf`, the file of llama.cpp, which `auto` takes
+            for that engine where there is one.
         engine: what will serve the result.
         without_exact_retention: leave a retention gate out.
         revision: of a hub id.
@@ -60,7 +61,23 @@ def plan_export(
     if target == GGUF:
         plan: GgufPlan = _gguf_module().plan_gguf(source)
         return plan
+    if target == AUTO and engine == "llama.cpp":
+        return _plan_for_llama_cpp(source)
     return choose_target(source, target=target, engine=engine)
+
+
+def _plan_for_llama_cpp(source: Source) -> ExportPlan:
+    """Its own file; where there can be none, a checkpoint that its converter script reads."""
+    gguf = _gguf_module()
+    try:
+        plan: GgufPlan = gguf.plan_gguf(source)
+        return plan
+    except ExportError as error:
+        reason = error
+    try:
+        return choose_target(source, engine="llama.cpp")
+    except ExportError as error:
+        raise ExportError(f"{error}\n  {GGUF}: {reason}") from reason
 
 
 def _gguf_module() -> Any:

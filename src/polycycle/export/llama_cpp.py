@@ -96,6 +96,8 @@ def plan_gguf(source: Source) -> GgufPlan:
 def _check(source: Source) -> None:
     if source.sliding_window:
         raise ExportError(f"llama.cpp has no sliding window here ({source.sliding_window})")
+    if source.family.dense_model_type == "qwen3" and source.has_attention_bias:
+        raise ExportError("llama.cpp's qwen3moe has no attention biases (attention_bias)")
     if not source.config.renormalize:
         raise ExportError("llama.cpp always scales chosen weights to sum to one; renormalize=no")
     if source.config.hidden_act != "silu":

@@ -8,7 +8,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
+from polycycle.export.verifying import EXPORT_FILE, VERIFICATION_FILE
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 # Of a stage's folder, what is about the making and not about the model.
@@ -43,8 +45,10 @@ def plan_push(folder: Path, repo: str, *, force: bool = False) -> PushPlan:
     """
     if not _REPO.fullmatch(repo):
         raise ExportError(f"{repo!r}: a repository on the hub is owner/name")
-    if not (folder / "config.json").is_file():
-        raise ExportError(f"{folder} is no model folder: there is no config.json in it")
+    if not any((folder / name).is_file() for name in ("config.json", GGUF_FILE)):
+        raise ExportError(
+            f"{folder} is no model folder: there is neither config.json nor {GGUF_FILE} in it"
+        )
     if not force:
         _refuse_unready(folder)
     files = sorted(
@@ -61,8 +65,8 @@ def _refuse_unready(folder: Path) -> None:
             f"{folder} has no model card (README.md): `polycycle run`, `export` and `verify` write "
             "one. Or say --force"
         )
-    proof = folder / "polycycle_verification.json"
-    if (folder / "polycycle_export.json").is_file():
+    proof = folder / VERIFICATION_FILE
+    if (folder / EXPORT_FILE).is_file():
         if not proof.is_file():
             raise ExportError(f"{folder} is not proved yet: run `polycycle verify {folder}` first")
         if not json.loads(proof.read_text(encoding="utf-8"))["passed"]:

@@ -166,6 +166,9 @@ def _config(target: Target, source: Source, slots: SlotPlan) -> dict[str, Any]:
     config: dict[str, Any] = AutoConfig.for_model(target.model_type, **fields).to_dict()
     config.pop("_name_or_path", None)
     config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[target.model_type]]
+    # transformers 5 writes some fields under a new name only (Qwen3-MoE's num_experts becomes
+    # num_local_experts); readers of the old name would take their default, 128 experts, for it.
+    config = fields | config
     # Engines older than transformers 5 look for rotary scaling under its old names, and a lost
     # scaling is silent.
     rope = dict(config["rope_parameters"])

@@ -47,6 +47,11 @@ class NewExperts(nn.Module):
         )
         self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """The two packs. A call and not two attributes, because accelerate brings weights that lie
+        on another device or on disk when their module is called; read without, they are empty."""
+        return self.gate_up_proj, self.down_proj
+
     def extra_repr(self) -> str:
         num_experts, hidden_size, intermediate_size = self.down_proj.shape
         return f"{num_experts} × ({hidden_size} → {intermediate_size} → {hidden_size})"
@@ -106,8 +111,7 @@ class MoeBlockMixin(nn.Module):
         routed = self.router(hidden_states, None if call is None else call.original_BS)
         # Phi-3 names it differently; every dense block of transformers has one of the two.
         act_fn: Any = self.act_fn if hasattr(self, "act_fn") else self.activation_fn
-        groups: list[Any] = [self.experts[name] for name in self.router.active_groups]
-        packs = [(group.gate_up_proj, group.down_proj) for group in groups]
+        packs = [self.experts[name]() for name in self.router.active_groups]
         mixed = moe_forward(
             hidden_states.reshape(-1, hidden_states.shape[-1]),
             super().forward,

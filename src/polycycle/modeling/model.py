@@ -28,6 +28,7 @@ class UpcycledModelMixin(RetentionMixin):
         """Replace feed-forward blocks, then let transformers initialise and tie as usual."""
         config: Any = self.config
         _refuse_untested_parallelism(getattr(config, "distributed_config", None))
+        _refuse_quantized_loading(getattr(config, "quantization_config", None))
         for index, layer in enumerate(self.model.layers):  # type: ignore[union-attr,arg-type]
             if config.num_experts_per_layer[index] > 1:
                 layer.mlp = self.moe_block(config, index)
@@ -38,6 +39,20 @@ class UpcycledModelMixin(RetentionMixin):
         if config.exact_retention:
             watch_calls(self.model)
         super().post_init()  # type: ignore[misc]
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """`eager`; transformers asks before a model is built, and when it is to be changed.
+
+        Raises:
+            ConfigError: another one was asked for, which would silently change nothing.
+        """
+        if requested_experts not in (None, "eager"):
+            raise ConfigError(
+                f"experts_implementation={requested_experts!r}: the experts of an upcycled model "
+                "have one implementation, their own, in which expert 0 stays the dense block. "
+                "Leave it out; an export (`polycycle export`) can be run with any"
+            )
+        return "eager"
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Router):
@@ -80,6 +95,20 @@ def _refuse_untested_parallelism(distributed_config: Any) -> None:
                 f"{name}={size}: an upcycled model cannot be split this way. Shard it with "
                 "DistributedConfig(fsdp_size=N), or place whole layers with device_map='auto'"
             )
+
+
+def _refuse_quantized_loading(quantization_config: Any) -> None:
+    """Quantisers replace `nn.Linear`s: attention and expert 0, but no new expert, which is most."""
+    if quantization_config is None:
+        return
+    given = quantization_config
+    settings = given if isinstance(given, dict) else given.to_dict()
+    raise CheckpointError(
+        f"quantised loading ({settings.get('quant_method')}) of an upcycled model is not "
+        "supported: its new experts are packed tensors, which would stay as they are. Write a "
+        "stock checkpoint with `polycycle export MODEL OUT` and quantise that, or load the model "
+        "with dtype=torch.bfloat16"
+    )
 
 
 def _refuse_parts_of_sequences(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

@@ -39,6 +39,10 @@ _PAPERS = {
     "DeltaMoE": "DeltaMoE, arXiv:2605.18083; PARAMΔ for Direct Weight Mixing: Post-Train Large "
     "Language Model at Zero Cost, arXiv:2504.21023",
 }
+_LIMITS_WITHOUT_RUN = (
+    "No run's result was beside the model, so what it can do is not said here.\n"
+    "The base model's licence applies to these weights."
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -83,16 +87,6 @@ def export_card(export: ExportResult, *, run: RunResult | None = None) -> str:
         export: what was exported, and how it compares.
         run: the run that made the model, for gain, retention, training and licence.
     """
-    tags = ["polycycle", "mixture-of-experts", "multilingual"]
-    plain = ModelCardData(
-        language=sorted({tag.split("-")[0] for tag in export.languages if tag.isascii()})
-        if "token ids" not in export.compared_on
-        else None,
-        license="other",
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=tags,
-    )
     gate_note = (
         "\nThe model's exact retention was left out: no stock architecture can decide once for all "
         "layers. Requests may be routed between the base and this model instead."
@@ -100,13 +94,18 @@ def export_card(export: ExportResult, *, run: RunResult | None = None) -> str:
         else ""
     )
     verdict = None if run is None else verdict_of(run)
+    metadata = _metadata(run, "mixture-of-experts") if run else _metadata_without_run(export)
+    is_gguf = export.target == "gguf"
+    if is_gguf:
+        metadata.library_name, metadata.tags = "gguf", [*(metadata.tags or []), "gguf"]
     card = ModelCard.from_template(
-        plain if run is None else _metadata(run, "mixture-of-experts"),
+        metadata,
         template_path=str(Path(__file__).with_name("export_card.md")),
+        is_gguf=is_gguf,
         title=f"{run.name if run else Path(export.source).name} ({export.target})",
         verdict=verdict and f"**{verdict.title}.** {verdict.sentence}",
         source=Path(export.source).name,
-        origin="" if run is None else f" by {run.method} from\n`{_short_base(run)}`",
+        origin=_origin_of_export(export, run),
         model_class=export.model_class,
         gate_note=gate_note,
         serving=_serving(export),
@@ -115,12 +114,36 @@ def export_card(export: ExportResult, *, run: RunResult | None = None) -> str:
         tasks="" if run is None else _tasks(run),
         training="" if run is None else _training(run),
         data="" if run is None else _data(run),
-        limits="No run's result was beside the model, so what it can do is not said here."
-        if run is None
-        else _limits(run),
+        limits=_LIMITS_WITHOUT_RUN if run is None else _limits(run),
         citation="" if run is None else _citation(run),
     )
     return _tidy(card)
+
+
+def _metadata_without_run(export: ExportResult) -> ModelCardData:
+    """What the export itself knows: languages and base; the licence is the base's, whichever."""
+    compared = () if "token ids" in export.compared_on else tuple(export.languages)
+    tags = export.trained_languages or compared
+    languages = list(dict.fromkeys(tag.split("-")[0] for tag in tags))
+    return ModelCardData(
+        language=languages or None,
+        license="other",
+        base_model=export.base if export.base and _is_on_hub(export.base) else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["polycycle", "mixture-of-experts", "multilingual"],
+    )
+
+
+def _origin_of_export(export: ExportResult, run: RunResult | None) -> str:
+    """How the exported model was made, and from what."""
+    if run is not None:
+        words = f" by {run.method} from\n`{_short_base(run)}`"
+    elif export.base is not None:
+        words = f" from\n`{export.base if _is_on_hub(export.base) else Path(export.base).name}`"
+    else:
+        return ""
+    return words + (f" (content hash `{export.base_hash}`)" if export.base_hash else "")
 
 
 def _tidy(card: ModelCard) -> str:
@@ -197,11 +220,12 @@ def _data(result: RunResult) -> str:
 
 def _serving(export: ExportResult) -> str:
     """A Markdown list of engines: what to type, and how it is known that they compute it right."""
+    is_gguf = export.target == "gguf"
     lines = []
-    for engine in ENGINES:
+    for engine in ENGINES if not is_gguf else ("llama.cpp",):
         if engine in export.engines:
             known = export.engines[engine]
-            command = serve_command(engine, "THIS_FOLDER", is_gguf=export.target == "gguf")
+            command = serve_command(engine, "THIS_FOLDER", is_gguf=is_gguf)
             lines.append(f"- {engine}: `{command}` ({known})")
         else:
             lines.append(f"- {engine}: would not compute this model right, do not use it")

@@ -66,6 +66,8 @@ def export_table(export: ExportResult) -> Stack:
     level = "good" if export.passed else "bad"
     verdict = "It computes the same. " if export.passed else "It does not compute the same. "
     words = f"Compared in {export.dtype} on {export.compared_on}."
+    if export.settled_in_float32:
+        words += f" {export.dtype} rounds too coarsely to tell, so float32 decided."
     engines = [Text(f"{engine}: {known}") for engine, known in export.engines.items()]
     told = Text.assemble((verdict, STYLES[level]), words)
     return Stack(table, Padding(told, (1, 0, 0, 0)), *engines)

@@ -478,10 +478,16 @@ class ExportResult(Part):
     """Where it lies."""
     source: str
     """The model that it was made from."""
+    base: str | None = None
+    """The dense model that the source was made from."""
+    base_hash: str | None = None
+    """Content hash of the base's tensors; none where no dense model is its base any more."""
+    trained_languages: tuple[str, ...] = ()
+    """The original and expanded languages, where the source says them."""
     target: str
-    """Its architecture's model_type."""
+    """Its architecture's model_type, or `gguf`."""
     model_class: str
-    """The transformers class that loads it."""
+    """The transformers class that loads it, or llama.cpp's name of the architecture."""
     engines: dict[str, str]
     """Engines that compute it right, each with how that is known."""
     dtype: str

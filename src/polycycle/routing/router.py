@@ -4,7 +4,7 @@ Letters: B sequences of S tokens, N = B·S, E experts of the layer (expert 0 is 
 K experts per token, D hidden size.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -34,6 +34,20 @@ class RouterOutput(NamedTuple):
     expert_weights: Tensor
     classifier_scores: Tensor | None = None
     judged_original: Tensor | None = None
+
+
+class RouterRows(nn.ParameterDict):
+    """The rows of every language group by its name; called, those of some groups, concatenated.
+
+    A call and not an attribute, because accelerate brings weights that lie on another device or on
+    disk when their module is called; read without, they are empty.
+    """
+
+    __call__ = nn.Module.__call__  # a ParameterDict refuses to be called
+
+    def forward(self, groups: Sequence[str]) -> Tensor:
+        """[E, D]."""
+        return torch.cat([self[group] for group in groups])
 
 
 class Router(nn.Module):
@@ -72,7 +86,7 @@ class Router(nn.Module):
         masked_groups: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.rows = nn.ParameterDict(
+        self.rows = RouterRows(
             {group: nn.Parameter(torch.empty(count, hidden_size)) for group, count in rows.items()}
         )
         self.active_groups = tuple(group for group in rows if group not in masked_groups)
@@ -95,7 +109,7 @@ class Router(nn.Module):
                 alone, whatever this layer makes of them.
         """
         hidden_ND = hidden_BSD.reshape(-1, hidden_BSD.shape[-1])
-        logits = F.linear(hidden_ND, torch.cat([self.rows[g] for g in self.active_groups]))
+        logits = F.linear(hidden_ND, self.rows(self.active_groups))
         # float32: in bfloat16 neighbouring probabilities tie and the top-k would depend on order.
         # (float64 stays as it is, for oracles.)
         wide = logits if logits.dtype == torch.float64 else logits.float()

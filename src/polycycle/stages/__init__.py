@@ -2,7 +2,12 @@
 
 from polycycle.stages.base import build_base, build_sibling, copy_base, shipped_base
 from polycycle.stages.demo import SIBLING, write_demo
-from polycycle.stages.export import export_result, first_texts, held_out_texts
+from polycycle.stages.export import (
+    export_result,
+    first_texts,
+    held_out_texts,
+    languages_of_groups,
+)
 from polycycle.stages.pipeline import Run, run_recipe, stage_folders
 from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
 from polycycle.stages.similarity import (
@@ -26,6 +31,7 @@ __all__ = [
     "first_texts",
     "held_out_texts",
     "is_done",
+    "languages_of_groups",
     "measure_similarity",
     "plan_run",
     "probe_tokens_per_second",

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,9 @@ def export_result(folder: Path) -> ExportResult:
     return ExportResult(
         folder=str(folder),
         source=record["exported_from"],
+        base=record["base_model"],
+        base_hash=record["base_hash"],
+        trained_languages=tuple(languages_of_groups(record["language_groups"])),
         target=record["target"],
         model_class=proof["model_class"],
         engines=record["right_for"],
@@ -91,6 +94,13 @@ def export_result(folder: Path) -> ExportResult:
         languages=dict(_languages(proof["languages"])),
         versions=proof["versions"],
     )
+
+
+def languages_of_groups(groups: Mapping[str, Any] | None) -> list[str]:
+    """The original and the expanded languages of a config's `language_groups`."""
+    known = groups or {}
+    expanded = (tag for group in known.get("expanded", ()) for tag in group)
+    return [*known.get("original", ()), *expanded]
 
 
 def _languages(compared: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ExportedLanguage]]:
