@@ -8,6 +8,7 @@ from typing import Any
 from polycycle.checkpoint import load_tokenizer, open_checkpoint
 from polycycle.config import EvaluationConfig, Recipe
 from polycycle.data import TextSource, read_questions
+from polycycle.families import family_of
 from polycycle.languages import LanguageGroups
 from polycycle.results import ModelScores
 from polycycle.stages.corpora import load_valid, tokenize_valid
@@ -16,7 +17,9 @@ from polycycle.stages.evaluate import evaluate_model, evaluate_recipe_model
 
 def evaluate_by_recipe(recipe: Recipe, model_path: str) -> ModelScores:
     """Scores of a model on the held-out text, questions and tasks of a recipe."""
-    tokenizer = load_tokenizer(open_checkpoint(model_path).folder, model_path)
+    checkpoint = open_checkpoint(model_path)
+    family_of(checkpoint.config, where=model_path)  # an unknown one is refused before the work
+    tokenizer = load_tokenizer(checkpoint.folder, model_path)
     cache_dir = recipe.data.cache_dir or recipe.output / "cache"
     valid = load_valid(recipe, tokenizer, cache_dir)
     return evaluate_recipe_model(recipe, Path(model_path).name, model_path, valid, tokenizer)
@@ -42,6 +45,7 @@ def evaluate_on_text(
         revision: of a hub id.
     """
     checkpoint = open_checkpoint(model_path, revision=revision)
+    family_of(checkpoint.config, where=model_path)  # an unknown one is refused before the work
     tokenizer = load_tokenizer(checkpoint.folder, model_path)
     settings = EvaluationConfig(max_questions=max_questions)
     sources = {tag: TextSource(path=data.replace("{language}", tag)) for tag in languages}
