@@ -12,6 +12,7 @@ from polycycle.report import write_report
 from polycycle.report.figures import routing_maps, similarities
 from polycycle.report.page import page
 from polycycle.report.tables import (
+    benchmark_tables,
     gate_table,
     mixed_table,
     packs_table,
@@ -21,7 +22,7 @@ from polycycle.report.tables import (
 )
 from polycycle.report.wording import count, decimal, duration, percent
 from polycycle.results import load_result
-from tests.results.example import example_result
+from tests.results.example import example_result, example_with_benchmarks
 
 CASES = {
     "everything": {},
@@ -260,3 +261,16 @@ def test_the_report_writes_a_page_and_the_result_beside_it(tmp_path):
     assert path == tmp_path / "report" / "report.html"
     assert path.read_text(encoding="utf-8") == page(result)
     assert load_result(tmp_path / "report" / "report.json") == result
+
+
+def test_benchmarks_have_a_table_each_and_name_what_was_not_measured():
+    result = example_with_benchmarks()
+    ((title, table),) = benchmark_tables(result)
+    assert title == "belebele (acc, 5 shots)"
+    original, expanded = table.sections
+    assert original.rows[0][1:] == ("89.4", "89.3", "−0.1", "99.9%", "1.0", "900")
+    assert expanded.average[:4] == ("Average", "26.5", "71.3", "+44.8")
+    words = _Checked(page(result)).text
+    assert "Not measured: 1" in words
+    assert "lm-eval <has> none" in words
+    assert 'id="benchmarks"' not in page(example_result())

@@ -23,7 +23,7 @@ from polycycle.report.wording import (
     short_count,
 )
 from polycycle.results import ExportedLanguage, ExportResult
-from tests.results.example import example_result
+from tests.results.example import example_result, example_with_benchmarks
 
 
 def _printed(result):
@@ -278,3 +278,20 @@ def test_the_terminal_says_where_float32_decided():
     console.print(export_table(exported(settled_in_float32=True)))
     assert "bfloat16 rounds too coarsely to tell, so float32 decided" in console.file.getvalue()
     assert "Greek (el)" in console.file.getvalue()
+
+
+def test_benchmarks_stand_in_the_terminal_by_group_with_gain_and_retention():
+    printed = " ".join(_printed(example_with_benchmarks()).split())
+    assert "belebele (acc, 5 shots)" in printed
+    assert "Original 89.4 89.3 −0.1 99.9%" in printed
+    assert "Expanded 26.5 71.3 +44.8 —" in printed
+
+
+def test_benchmarks_stand_in_the_model_card_with_the_languages_measured():
+    card = model_card(example_with_benchmarks())
+    assert "| Benchmark | Base | Review | Gained (points) | Kept | Languages |" in card
+    assert (
+        "| belebele (acc, 5 shots), Expanded | 26.5 | 71.3 | +44.8 |  | Greek and Bengali |" in card
+    )
+    assert "by lm-eval 0.4.13" in card
+    assert "Benchmark" not in model_card(example_result())

@@ -1,11 +1,14 @@
 """A made-up but realistic result: eleven languages, two stages, one alarm. No model was harmed."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from polycycle.languages import LanguageGroups
 from polycycle.results import (
     Alarm,
+    BenchmarkResult,
+    BenchmarkScore,
     CurvePoint,
     Environment,
     GroupSimilarity,
@@ -23,6 +26,7 @@ from polycycle.results import (
     StageCurves,
     TaskScore,
     TensorBytes,
+    Unmeasured,
     ValidationPoint,
 )
 
@@ -398,3 +402,54 @@ def _environment() -> Environment:
         commit="cad663e2",
         date="2026-05-04T10:21:00Z",
     )
+
+
+def benchmark_score(
+    *, benchmark: str = "belebele", language: str, value: float, prompts_hash: str = "same"
+) -> BenchmarkScore:
+    return BenchmarkScore(
+        benchmark=benchmark,
+        language=language,
+        task=f"{benchmark}_{language}",
+        metric="acc",
+        metrics={"acc": value},
+        stderr=0.01,
+        shots=5,
+        examples=900,
+        source="example-org/belebele",
+        prompts_hash=prompts_hash,
+    )
+
+
+def benchmark_result(
+    scores: Sequence[BenchmarkScore], *, content_hash: str = HASH
+) -> BenchmarkResult:
+    return BenchmarkResult(
+        model="example",
+        content_hash=content_hash,
+        suite="moe-lpr",
+        limit=None,
+        seed=1234,
+        batch_size=8,
+        device="cuda",
+        dtype="bfloat16",
+        versions={"lm_eval": "0.4.13"},
+        date="2026-05-04T12:00:00Z",
+        scores=tuple(scores),
+        unmeasured=(Unmeasured(benchmark="hellaswag", language="el", reason="lm-eval <has> none"),),
+    )
+
+
+def example_with_benchmarks() -> RunResult:
+    """The example with Belebele measured on base and final model, English and two others."""
+    result = example_result()
+    models = []
+    for model in result.models:
+        if model.name != "post-pretrain":
+            scores = [
+                benchmark_score(language=tag, value=model.scores[tag].accuracy or 0.0)
+                for tag in ("en", "el", "bn")
+            ]
+            model = model.model_copy(update={"benchmarks": benchmark_result(scores)})
+        models.append(model)
+    return result.model_copy(update={"models": tuple(models)})

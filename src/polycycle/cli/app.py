@@ -39,8 +39,18 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def verb(name: str, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a verb; our own errors become one message and exit code 1, without a traceback."""
+def verb(
+    name: str, panel: str, *, passes_arguments_on: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb; our own errors become one message and exit code 1, without a traceback.
+
+    Args:
+        name: what is typed.
+        panel: of the help.
+        passes_arguments_on: whether options that it does not know are another program's.
+    """
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    settings |= {"allow_interspersed_args": False}
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
@@ -58,7 +68,11 @@ def verb(name: str, panel: str) -> Callable[[Callable[..., None]], Callable[...,
                 )
                 raise typer.Exit(_INTERRUPTED) from None
 
-        app.command(name, rich_help_panel=panel)(guarded)
+        app.command(
+            name,
+            rich_help_panel=panel,
+            context_settings=settings if passes_arguments_on else None,
+        )(guarded)
         return function
 
     return register

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from polycycle.cli.app import out, tell, verb
+from polycycle.cli.publishing import publish
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, in YAML.")]
 Overrides = Annotated[
@@ -54,24 +55,22 @@ def carry_out(
     from polycycle.config import load_recipe
 
     recipe = load_recipe(path, overrides)
-    from polycycle.files import write_text
     from polycycle.ranks import is_first_rank, leave_ranks
-    from polycycle.report import export_card, model_card, terminal_table, write_report
-    from polycycle.results import save_result
+    from polycycle.report import terminal_table
+    from polycycle.results import with_benchmarks
     from polycycle.stages import run_recipe
 
     result = run_recipe(recipe, tell, until=until)
     leave_ranks()
     if not is_first_rank():
         return
-    save_result(result, recipe.output / "result.json")
-    page = write_report(result, recipe.output / "report")
-    final = Path(result.final.folder)
-    write_text(final / "README.md", model_card(result))
+    result = with_benchmarks(result, recipe.output)
+    page = publish(result, recipe.output)
     out.print(terminal_table(result), soft_wrap=False)  # tables and sentences wrap
-    tell(f"model:  {final}")
+    tell(f"model:  {result.final.folder}")
     if result.export is not None:
-        export = Path(result.export.folder)
-        write_text(export / "README.md", export_card(result.export, run=result))
-        tell(f"export: {export} ({result.export.target}, proved on {result.export.compared_on})")
+        tell(
+            f"export: {result.export.folder} ({result.export.target}, proved on "
+            f"{result.export.compared_on})"
+        )
     tell(f"report: {page}")

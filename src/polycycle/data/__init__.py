@@ -18,6 +18,14 @@ from polycycle.data.progress import tokenizing_bars
 from polycycle.data.questions import Question, read_questions
 from polycycle.data.sources import TextSource
 from polycycle.data.statistics import CorpusStatistics, tokenizer_warnings
+from polycycle.data.task_data import (
+    LocalBenchmark,
+    TaskData,
+    TaskRows,
+    find_task_data,
+    read_benchmark,
+    translation_rows,
+)
 from polycycle.data.tasks import TaskExample, read_task
 from polycycle.data.tokens import (
     TokenizedCorpus,
@@ -33,10 +41,13 @@ __all__ = [
     "Excerpt",
     "JoinedDataset",
     "LanguageUse",
+    "LocalBenchmark",
     "PackedDataset",
     "Question",
     "Skipped",
+    "TaskData",
     "TaskExample",
+    "TaskRows",
     "TextSource",
     "TokenizedCorpus",
     "WindowBatch",
@@ -45,8 +56,10 @@ __all__ = [
     "collate",
     "document_policy",
     "evaluation_windows",
+    "find_task_data",
     "mixed_windows",
     "packed_model_inputs",
+    "read_benchmark",
     "read_documents",
     "read_excerpt",
     "read_questions",
@@ -56,4 +69,5 @@ __all__ = [
     "tokenizer_hash",
     "tokenizer_warnings",
     "tokenizing_bars",
+    "translation_rows",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from polycycle.ranks import is_first_rank
@@ -10,7 +11,7 @@ from polycycle.ranks import is_first_rank
 
 @contextmanager
 def tokenizing_bars() -> Iterator[Callable[[str, int | None], Callable[[int], None]]]:
-    """Bars on the terminal while the block runs.
+    """Bars on standard error while the block runs.
 
     Yields:
         `start(language, max_tokens)`, which adds a bar and gives the `progress` callback of
@@ -22,7 +23,7 @@ def tokenizing_bars() -> Iterator[Callable[[str, int | None], Callable[[int], No
         TextColumn("{task.completed:,.0f} tokens"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, disable=not is_first_rank()) as bars:
+    with Progress(*columns, console=Console(stderr=True), disable=not is_first_rank()) as bars:
 
         def start(language: str, max_tokens: int | None = None) -> Callable[[int], None]:
             task = bars.add_task(language, total=max_tokens)

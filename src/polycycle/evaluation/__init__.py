@@ -1,7 +1,17 @@
 """What a model can: text, questions, tasks; distance from its base, routing, similarity."""
 
 from polycycle.evaluation.choices import answer_questions
+from polycycle.evaluation.comet import comet_score
 from polycycle.evaluation.generation import complete_prompts, score_completions
+from polycycle.evaluation.harness import (
+    Plan,
+    PlannedTask,
+    lm_eval_version,
+    load_language_model,
+    measure_task,
+    plan_benchmarks,
+    run_lm_eval,
+)
 from polycycle.evaluation.retention import (
     GatedTexts,
     judge_mixed,
@@ -11,6 +21,7 @@ from polycycle.evaluation.retention import (
 from polycycle.evaluation.scores import language_scores, routing_table
 from polycycle.evaluation.similarity import feed_forward_blocks, mean_unit_vectors
 from polycycle.evaluation.speed import prefill_speed
+from polycycle.evaluation.suites import SUITES
 from polycycle.evaluation.text import (
     LayerTally,
     TextTally,
@@ -21,10 +32,14 @@ from polycycle.evaluation.text import (
 from polycycle.evaluation.usage import jensen_shannon, usage_entropy
 
 __all__ = [
+    "SUITES",
     "GatedTexts",
     "LayerTally",
+    "Plan",
+    "PlannedTask",
     "TextTally",
     "answer_questions",
+    "comet_score",
     "complete_prompts",
     "feed_forward_blocks",
     "has_retention_gate",
@@ -32,12 +47,17 @@ __all__ = [
     "judge_mixed",
     "judges_whole_rows",
     "language_scores",
+    "lm_eval_version",
+    "load_language_model",
     "mean_unit_vectors",
     "measure_gate",
+    "measure_task",
     "measure_text",
+    "plan_benchmarks",
     "prefill_speed",
     "retention_trade",
     "routing_table",
+    "run_lm_eval",
     "score_completions",
     "usage_entropy",
 ]

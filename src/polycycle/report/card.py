@@ -7,7 +7,12 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from polycycle.engines import ENGINES, serve_command
 from polycycle.languages import language_name
-from polycycle.report.tables import answers_cell, export_row
+from polycycle.report.tables import (
+    answers_cell,
+    benchmark_means,
+    benchmark_title,
+    export_row,
+)
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import (
     bytes_size,
@@ -23,6 +28,7 @@ from polycycle.results import (
     Measure,
     RunResult,
     average_answers,
+    benchmarks_of,
     gain,
     groups_of,
     measure_of_run,
@@ -68,7 +74,7 @@ def model_card(result: RunResult) -> str:
         origin="" if is_dense else _origin(result),
         expanded=names(result.languages.all_expanded),
         table=_table(result, measure_of_run(result)),
-        tasks=_tasks(result),
+        tasks=_tasks(result) + _benchmarks(result),
         pack=_pack(result),
         parameters_total=count(result.final.parameters_total),
         parameters_active=count(result.final.parameters_active),
@@ -111,7 +117,7 @@ def export_card(export: ExportResult, *, run: RunResult | None = None) -> str:
         serving=_serving(export),
         proof=_proof(export),
         table="" if run is None else _table(run, measure_of_run(run)),
-        tasks="" if run is None else _tasks(run),
+        tasks="" if run is None else _tasks(run) + _benchmarks(run),
         training="" if run is None else _training(run),
         data="" if run is None else _data(run),
         limits=_LIMITS_WITHOUT_RUN if run is None else _limits(run),
@@ -306,6 +312,32 @@ def _tasks(result: RunResult) -> str:
                 cells = [*map(answers_cell, scores), decimal(scores[-1].chrf, 1)]
                 lines.append(" | ".join([f"{task}, {group.title}", *cells]))
     return "\n\n" + "\n".join(f"| {line} |" for line in lines)
+
+
+def _benchmarks(result: RunResult) -> str:
+    """A Markdown table of the benchmarks by group of languages; empty without any."""
+    measured = benchmarks_of(result)
+    if not measured or result.final.benchmarks is None:
+        return ""
+    models = [result.final.reference, result.final.name]
+    headings = ["Benchmark", *map(model_title, models), "Gained (points)", "Kept", "Languages"]
+    lines = [" | ".join(headings), " | ".join(["---", *["---:"] * 4, "---"])]
+    for name in measured:
+        for group in groups_of(result):
+            means = benchmark_means(result, name, group.languages, models)
+            if means is None:
+                continue
+            *scores, gained, kept = means
+            done = [t for t in group.languages if result.final.benchmarks.score(name, t)]
+            cells = [f"{benchmark_title(result, name)}, {group.title}"]
+            cells += [decimal(score, 1) for score in scores]
+            cells += [decimal(gained, 1, sign=True)]
+            cells += ["" if group.is_expanded else percent(kept), names(done)]
+            lines.append(" | ".join(cells))
+    found = result.final.benchmarks
+    some = f", the first {count(found.limit)} examples of each task" if found.limit else ""
+    words = f"\n\nScores of 100, by lm-eval {found.versions['lm_eval']}{some}."
+    return "\n\n" + "\n".join(f"| {line} |" for line in lines) + words
 
 
 def _pack(result: RunResult) -> str:

@@ -56,6 +56,8 @@ def page(result: RunResult) -> str:
         bits_table=tables.scores_table(result, "bits_per_byte"),
         details_table=tables.details_table(result),
         task_tables=tables.task_tables(result),
+        benchmark_tables=tables.benchmark_tables(result),
+        benchmark_words=_benchmark_words(result),
         curves=figures.curves(result),
         similarities=figures.similarities(result),
         expert0_maps=figures.expert0_maps(result),
@@ -147,6 +149,20 @@ def _speed(result: RunResult) -> str:
         f"Kept text is read {decimal(speed.kept / speed.mixture)} × as fast as by the mixture of "
         f"experts (medians of {speed.repeats} readings of {texts}, taken in turns, on "
         f"{speed.device} in {speed.dtype})."
+    )
+
+
+def _benchmark_words(result: RunResult) -> str:
+    """With what the benchmarks were measured."""
+    found = result.final.benchmarks
+    if found is None:
+        return ""
+    some = (
+        f"the first {count(found.limit)} examples of each task" if found.limit else "all examples"
+    )
+    return (
+        f"lm-eval {found.versions['lm_eval']} on {found.device} in {found.dtype}, {some}, shots "
+        f"drawn with seed {found.seed}."
     )
 
 

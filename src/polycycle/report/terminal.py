@@ -7,16 +7,25 @@ from rich.table import Table
 from rich.text import Text
 
 from polycycle.languages import language_name
-from polycycle.report.tables import answers_cell, export_row
+from polycycle.report.tables import (
+    answers_cell,
+    benchmark_means,
+    benchmark_title,
+    export_row,
+    hundredths,
+)
 from polycycle.report.verdict import verdict_of
-from polycycle.report.wording import MISSING, decimal, model_title, percent
+from polycycle.report.wording import MISSING, count, decimal, model_title, percent
 from polycycle.results import (
+    BenchmarkResult,
     ExportResult,
     Group,
     Measure,
+    ModelScores,
     RunResult,
     average,
     average_answers,
+    benchmarks_of,
     gain,
     groups_of,
     measure_of_run,
@@ -43,6 +52,7 @@ def terminal_table(result: RunResult) -> Stack:
     for group in groups_of(result):
         _add_group(table, result, group, by)
     tasks = [_tasks_table(result)] if tasks_of(result) else []
+    tasks += [terminal_benchmarks(result)] if benchmarks_of(result) else []
     verdict = verdict_of(result)
     sentence = Text.assemble((f"{verdict.title}. ", STYLES[verdict.level]), verdict.sentence)
     alarms = len(result.alarms)
@@ -117,6 +127,63 @@ def _tasks_table(result: RunResult) -> Table:
                 shares = [answers_cell(one) for one in scores]
                 table.add_row(Text(f"  {group.title}"), *shares, decimal(scores[-1].chrf, 1))
     return table
+
+
+def terminal_benchmarks(result: RunResult) -> Table:
+    """Each benchmark by group of languages: base and final model, what was gained or kept."""
+    models = [result.final.reference, result.final.name]
+    table = Table(title=Text("benchmarks, of 100"), title_style="bold", box=SIMPLE_HEAVY)
+    table.add_column("Benchmark", no_wrap=True, overflow="ellipsis", max_width=30)
+    for heading in (*map(model_title, models), "Gained", "Kept"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in benchmarks_of(result):
+        table.add_section()
+        table.add_row(Text(benchmark_title(result, name)), style="bold")
+        for group in groups_of(result):
+            columns = benchmark_means(result, name, group.languages, models)
+            if columns is not None:
+                *values, gained, kept = columns
+                shown = [decimal(value, 1) for value in values]
+                shown.append(decimal(gained, 1, sign=True))
+                shown.append(MISSING if group.is_expanded else percent(kept))
+                table.add_row(Text(f"  {group.title}"), *shown)
+    return table
+
+
+def scores_tables(scores: ModelScores | None, benchmarks: BenchmarkResult | None) -> Stack:
+    """One model's scores by language, and its benchmarks by language."""
+    parts: list[Table] = []
+    if scores is not None:
+        table = Table(title=Text(scores.name), title_style="bold", box=SIMPLE_HEAVY)
+        for heading in ("Language", "Bits per byte", "Perplexity", "Correct", "On expert 0"):
+            table.add_column(heading, justify="left" if heading == "Language" else "right")
+        for tag, one in scores.scores.items():
+            table.add_row(
+                Text(language_name(tag)),
+                decimal(one.bits_per_byte, 3),
+                decimal(one.perplexity),
+                percent(one.accuracy),
+                percent(one.expert0_share),
+            )
+        parts.append(table)
+    if benchmarks is not None:
+        table = Table(title=Text("benchmarks, of 100"), title_style="bold", box=SIMPLE_HEAVY)
+        for heading in ("Benchmark", "Language", "Score", "± error", "Metric", "Shots", "Examples"):
+            is_word = heading in ("Benchmark", "Language", "Metric")
+            table.add_column(heading, justify="left" if is_word else "right")
+        for score in benchmarks.scores:
+            error = None if score.stderr is None else 100 * score.stderr
+            table.add_row(
+                Text(score.benchmark),
+                Text(language_name(score.language)),
+                decimal(hundredths(score), 1),
+                decimal(error, 1),
+                score.metric,
+                str(score.shots),
+                count(score.examples),
+            )
+        parts.append(table)
+    return Stack(*parts)
 
 
 def _cells(values: list[float | None], group: Group, by: Measure) -> list[str]:

@@ -1,7 +1,15 @@
 """What a run found: its schema, its JSON file, and what was kept and gained."""
 
+from polycycle.results.benchmarks import (
+    BenchmarkResult,
+    BenchmarkScore,
+    Unmeasured,
+    load_benchmarks,
+    save_benchmarks,
+)
 from polycycle.results.comparing import (
     AnswerScores,
+    BenchmarkChange,
     Group,
     Measure,
     average,
@@ -9,6 +17,9 @@ from polycycle.results.comparing import (
     average_gain,
     average_retention,
     average_value,
+    benchmark_change,
+    benchmark_of,
+    benchmarks_of,
     gain,
     groups_of,
     measure_of,
@@ -18,7 +29,7 @@ from polycycle.results.comparing import (
     tasks_of,
     value_of,
 )
-from polycycle.results.saving import load_result, save_result
+from polycycle.results.saving import BENCHMARKS, load_result, save_result, with_benchmarks
 from polycycle.results.schema import (
     SCHEMA_VERSION,
     Alarm,
@@ -46,9 +57,13 @@ from polycycle.results.schema import (
 )
 
 __all__ = [
+    "BENCHMARKS",
     "SCHEMA_VERSION",
     "Alarm",
     "AnswerScores",
+    "BenchmarkChange",
+    "BenchmarkResult",
+    "BenchmarkScore",
     "CurvePoint",
     "Environment",
     "ExportResult",
@@ -71,20 +86,27 @@ __all__ = [
     "TaskScore",
     "TensorBytes",
     "Unmasking",
+    "Unmeasured",
     "ValidationPoint",
     "average",
     "average_answers",
     "average_gain",
     "average_retention",
     "average_value",
+    "benchmark_change",
+    "benchmark_of",
+    "benchmarks_of",
     "gain",
     "groups_of",
+    "load_benchmarks",
     "load_result",
     "measure_of",
     "measure_of_run",
     "retention",
+    "save_benchmarks",
     "save_result",
     "scores_of",
     "tasks_of",
     "value_of",
+    "with_benchmarks",
 ]

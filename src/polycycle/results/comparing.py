@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from polycycle.results.benchmarks import BenchmarkScore
 from polycycle.results.schema import LanguageScores, RunResult
 
 Measure = Literal["accuracy", "bits_per_byte"]
@@ -178,4 +179,49 @@ def average_answers(
         exact_match=average(one.exact_match for one in found),
         chrf=average(one.chrf for one in found),
         in_form=average(one.in_form for one in found if one.in_form is not None),
+    )
+
+
+def benchmarks_of(result: RunResult) -> tuple[str, ...]:
+    """Names of the benchmarks that the final model was measured on, in that order."""
+    found = result.final.benchmarks
+    return tuple(dict.fromkeys(one.benchmark for one in found.scores)) if found else ()
+
+
+def benchmark_of(
+    result: RunResult, model: str, benchmark: str, language: str
+) -> BenchmarkScore | None:
+    """One model's score in a benchmark and language, or None."""
+    found = result.model(model).benchmarks
+    return found.score(benchmark, language) if found else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkChange:
+    """A model against its reference, on one benchmark: both answered the same prompts."""
+
+    gain: float
+    """Points of 100 that were won."""
+    retention: float | None
+    """Score ÷ the reference's; None where that is zero."""
+
+
+def benchmark_change(
+    result: RunResult, model: str, benchmark: str, language: str
+) -> BenchmarkChange | None:
+    """How a model's score compares with its reference's.
+
+    None where one of the two was not measured, or was asked something else: other examples, other
+    prompts, another number of shots.
+    """
+    before = benchmark_of(result, result.model(model).reference, benchmark, language)
+    after = benchmark_of(result, model, benchmark, language)
+    if before is None or after is None:
+        return None
+    if (before.prompts_hash, before.metric) != (after.prompts_hash, after.metric):
+        return None
+    points = 100 if after.is_share else 1
+    return BenchmarkChange(
+        gain=points * (after.value - before.value),
+        retention=after.value / before.value if before.value else None,
     )

@@ -7,7 +7,11 @@ from pydantic import ValidationError
 
 from polycycle.errors import PolycycleError
 from polycycle.files import write_text
+from polycycle.results.benchmarks import load_benchmarks
 from polycycle.results.schema import SCHEMA_VERSION, RunResult
+
+BENCHMARKS = "benchmarks"
+"""The folder in a run that holds one file of benchmark scores per model."""
 
 
 def save_result(result: RunResult, path: Path) -> Path:
@@ -42,6 +46,21 @@ def load_result(path: Path) -> RunResult:
         return RunResult.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         raise PolycycleError(f"{path}: not a polycycle result.\n{_problems(error)}") from error
+
+
+def with_benchmarks(result: RunResult, run_folder: Path) -> RunResult:
+    """The result with the benchmark scores that lie in `benchmarks/` of the run folder.
+
+    Scores belong to a model when the hash of its tensors is theirs; others are left out, so that a
+    model that was trained anew does not show the scores of its predecessor.
+    """
+    files = sorted((run_folder / BENCHMARKS).glob("*.json"))
+    found = {scores.content_hash: scores for scores in map(load_benchmarks, files)}
+    models = tuple(
+        model.model_copy(update={"benchmarks": found.get(model.content_hash, model.benchmarks)})
+        for model in result.models
+    )
+    return result.model_copy(update={"models": models})
 
 
 def _problems(error: ValidationError) -> str:

@@ -6,24 +6,14 @@ Units are in the names; where a name has none the docstring says it. Shares and 
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from polycycle.languages import LanguageGroups
+from polycycle.results.benchmarks import BenchmarkResult
+from polycycle.results.part import Count, Part, Share
 
 SCHEMA_VERSION: Literal[1] = 1
 """Raised by hand whenever an older reader would misread a result."""
-
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0 + 1e-6)]
-"""0 to 1; sums of float32 shares may end a hair above one."""
-
-
-class Part(BaseModel):
-    """A part of a result: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings"
-    )
 
 
 class TaskScore(Part):
@@ -66,7 +56,7 @@ class LanguageScores(Part):
     """KL(base ‖ model) in nats per token; None for the base itself."""
     expert0_share: Share | None = None
     """Share of the assignments' weight that went to the frozen expert; None for a dense model."""
-    tasks: dict[str, TaskScore] = {}
+    tasks: dict[str, TaskScore] = Field(default_factory=dict)
     """Per generation task that has examples in this language."""
 
 
@@ -84,16 +74,16 @@ class RoutingTable(Part):
     """Per language: the frozen expert's share of the assignments' weight, in each MoE layer."""
     usage: dict[str, tuple[tuple[Share, ...], ...]]
     """Per language: each expert's share of the assignments, in each MoE layer."""
-    usage_entropy: dict[str, tuple[Share, ...]] = {}
+    usage_entropy: dict[str, tuple[Share, ...]] = Field(default_factory=dict)
     """Per language: entropy of `usage` over ln(experts), in each MoE layer; 1 is perfectly even."""
-    divergence_from_original: dict[str, tuple[Share, ...]] = {}
+    divergence_from_original: dict[str, tuple[Share, ...]] = Field(default_factory=dict)
     """Per language: Jensen–Shannon divergence in bits between its `usage` and the mean usage of the
     replayed original languages other than itself, in each MoE layer; 0 is alike, 1 is without a
     common expert. A language without such others is left out."""
-    judged_original: dict[str, tuple[Share | None, ...]] = {}
+    judged_original: dict[str, tuple[Share | None, ...]] = Field(default_factory=dict)
     """Per language: share of tokens that the language classifier judged original, in each MoE
     layer; None where the layer has no classifier, empty where no layer has one."""
-    classifier_accuracy: dict[str, tuple[Share | None, ...]] = {}
+    classifier_accuracy: dict[str, tuple[Share | None, ...]] = Field(default_factory=dict)
     """The same as shares of tokens judged rightly."""
 
     @model_validator(mode="after")
@@ -238,6 +228,8 @@ class ModelScores(Part):
     """None without a retention gate."""
     tensor_bytes: TensorBytes | None = None
     """None for a dense model."""
+    benchmarks: BenchmarkResult | None = None
+    """None where no benchmark was measured."""
 
 
 class CurvePoint(Part):
@@ -253,7 +245,7 @@ class CurvePoint(Part):
     """At this step."""
     loss: float
     """The total that was minimised."""
-    lm_loss: dict[str, float] = {}
+    lm_loss: dict[str, float] = Field(default_factory=dict)
     """Language-modelling loss per language, for the languages in these batches."""
     balance_loss: float | None = None
     """Unweighted load-balancing loss; 1 at balance."""

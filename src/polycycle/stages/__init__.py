@@ -1,7 +1,9 @@
 """A run as stages: each reads folders and writes one folder."""
 
 from polycycle.stages.base import build_base, build_sibling, copy_base, shipped_base
+from polycycle.stages.benchmarks import HowToMeasure, benchmark_model, benchmark_run
 from polycycle.stages.demo import SIBLING, write_demo
+from polycycle.stages.evaluating import evaluate_by_recipe, evaluate_on_text, languages_of
 from polycycle.stages.export import (
     export_result,
     first_texts,
@@ -19,18 +21,24 @@ from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
 
 __all__ = [
     "SIBLING",
+    "HowToMeasure",
     "MeasuredSimilarity",
     "Run",
     "RunPlan",
     "Stage",
     "StagePlan",
+    "benchmark_model",
+    "benchmark_run",
     "build_base",
     "build_sibling",
     "copy_base",
+    "evaluate_by_recipe",
+    "evaluate_on_text",
     "export_result",
     "first_texts",
     "held_out_texts",
     "is_done",
+    "languages_of",
     "languages_of_groups",
     "measure_similarity",
     "plan_run",

@@ -123,6 +123,46 @@ def load_post_training(
     return corpora, share_tokens(config.tokens, weights)
 
 
+def load_valid(recipe: Recipe, tokenizer: Any, cache_dir: Path) -> Corpora:
+    """Held-out text of every language, and nothing else of a run."""
+    groups = recipe.languages.groups()
+    sources = {tag: text_source(recipe.data, tag, "valid") for tag in groups.all}
+    return tokenize_valid(
+        sources,
+        tokenizer,
+        cache_dir,
+        root=recipe.data.root,
+        on_bad_document=recipe.data.on_bad_document,
+        max_bytes=recipe.evaluation.valid_bytes,
+    )
+
+
+def tokenize_valid(
+    sources: Mapping[str, TextSource],
+    tokenizer: Any,
+    cache_dir: Path,
+    *,
+    root: Path,
+    max_bytes: int,
+    on_bad_document: Literal["error", "skip"] = "error",
+) -> Corpora:
+    """Held-out text from its sources, tokenized or found in the cache."""
+    with tokenizing_bars() as bar:
+        return {
+            language: tokenize_corpus(
+                source,
+                language,
+                tokenizer,
+                cache_dir,
+                root=root,
+                on_bad_document=on_bad_document,
+                progress=bar(f"{language} (valid)", None),
+                max_bytes=max_bytes,
+            )
+            for language, source in sources.items()
+        }
+
+
 def _review_corpora(recipe: Recipe, corpus: Callable[..., TokenizedCorpus]) -> dict[str, Any]:
     if recipe.review is None:
         return {}

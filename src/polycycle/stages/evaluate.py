@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
-from polycycle.checkpoint import content_hash, open_checkpoint
+from polycycle.checkpoint import Checkpoint, content_hash, open_checkpoint
 from polycycle.config import EvaluationConfig, Recipe
 from polycycle.data import (
     DocumentPolicy,
@@ -50,43 +51,76 @@ _MIXED_TEXTS = 60
 """Per expanded language and order of the halves."""
 
 
-def evaluate_model(
+def evaluate_recipe_model(
     recipe: Recipe,
     name: str,
     model_path: str | Path,
     valid: Mapping[str, TokenizedCorpus],
     tokenizer: Any,
 ) -> ModelScores:
-    """Scores of one model: held-out text, questions, tasks, divergence from the base, routing.
+    """Scores of one model on what a recipe measures: held-out text, questions and tasks."""
+    return evaluate_model(
+        name,
+        model_path,
+        valid,
+        tokenizer,
+        groups=recipe.languages.groups(),
+        settings=recipe.evaluation,
+        questions=load_questions(recipe),
+        tasks=load_tasks(recipe),
+        revision=recipe.base_revision,
+    )
 
-    Args:
-        recipe: languages, questions, tasks, and how much to measure.
-        name: `base`, `post-pretrain` or `review`.
-        model_path: folder or hub id.
-        valid: held-out text by language.
-        tokenizer: the model's.
-    """
+
+def load_model(checkpoint: Checkpoint) -> Any:
+    """A model to measure, on the GPU where there is one."""
     from transformers import AutoModelForCausalLM
 
-    checkpoint = open_checkpoint(model_path, revision=recipe.base_revision)
     # float32 on the CPU whatever the weights' dtype: many processors emulate bfloat16.
     dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
     if torch.cuda.is_available():
         model.cuda()
+    return model
+
+
+def evaluate_model(
+    name: str,
+    model_path: str | Path,
+    valid: Mapping[str, TokenizedCorpus],
+    tokenizer: Any,
+    *,
+    groups: LanguageGroups,
+    settings: EvaluationConfig,
+    questions: Mapping[str, list[Question]],
+    tasks: Mapping[str, Mapping[str, list[TaskExample]]],
+    revision: str | None = None,
+) -> ModelScores:
+    """Scores of one model: held-out text, questions, tasks, divergence from the base, routing.
+
+    Args:
+        name: `base`, `post-pretrain` or `review`.
+        model_path: folder or hub id.
+        valid: held-out text by language.
+        tokenizer: the model's.
+        groups: who is original and who is expanded; the languages of `valid` are among them.
+        settings: how much to measure.
+        questions: by language.
+        tasks: examples of generation tasks, by task and language.
+        revision: of a hub id.
+    """
+    checkpoint = open_checkpoint(model_path, revision=revision)
+    model = load_model(checkpoint)
     # Without a dense model inside there is nothing to be at a distance from, or to keep exactly.
     has_base = is_upcycled(checkpoint.config) and not why_no_dense_reference(checkpoint.config)
-    settings = recipe.evaluation
     longest = min(
         getattr(model.config, "max_position_embeddings", _LONGEST_WINDOW), _LONGEST_WINDOW
     )
     policy = document_policy(tokenizer)
-    questions, tasks = load_questions(recipe), load_tasks(recipe)
-    groups = recipe.languages.groups()
     context_length = settings.context_length or longest
     tallies, scores, gated = {}, {}, {}
     threshold = float(getattr(model.config, "retention_threshold", 0.0))
-    with Progress(transient=True) as bar:
+    with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"evaluating {name}", total=len(valid))
         for language, corpus in valid.items():
             windows = partial(
@@ -119,7 +153,7 @@ def evaluate_model(
             )
             bar.advance(task)
         retention = None
-        if gated:
+        if gated and groups.original:
             retention = _retention(
                 model, gated, groups, valid, threshold, context_length, settings.batch_tokens
             )

@@ -49,7 +49,7 @@ from polycycle.stages.corpora import (
     load_corpora,
     load_post_training,
 )
-from polycycle.stages.evaluate import evaluate_model, load_questions, load_tasks
+from polycycle.stages.evaluate import evaluate_recipe_model, load_questions, load_tasks
 from polycycle.stages.export import export_result, fill_proved_export
 from polycycle.stages.graft import (
     merge_settings,
@@ -516,7 +516,9 @@ class Run:
         return scores.model_copy(update={"folder": str(model_path), "reference": reference})
 
     def _evaluate(self, name: str, model_path: str | Path, folder: Path) -> dict[str, Any]:
-        scores = evaluate_model(self.recipe, name, model_path, self.corpora.valid, self.tokenizer)
+        scores = evaluate_recipe_model(
+            self.recipe, name, model_path, self.corpora.valid, self.tokenizer
+        )
         (folder / _SCORES).write_text(scores.model_dump_json(indent=2), encoding="utf-8")
         return {}
 

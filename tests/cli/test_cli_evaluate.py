@@ -1,0 +1,172 @@
+"""`polycycle evaluate` and `polycycle lm-eval`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from polycycle.cli import app
+from polycycle.languages import LanguageGroups
+from polycycle.surgery import upcycle
+from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
+from tests.tiny import save_dense
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """`dense`, `moe`, `text/` and `questions/`, and `tasks/quiz`."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    save_dense(folder / "dense", vocab_size=VOCAB_SIZE)
+    make_tokenizer().save_pretrained(folder / "dense")
+    groups = LanguageGroups(original=("en",), expanded=(("el",),))
+    upcycle(folder / "dense", folder / "moe", num_experts=2, languages=groups)
+    for language in ("el", "en"):
+        write_jsonl(
+            folder / f"text/{language}.jsonl", [{"text": t} for t in sentences(language, 10)]
+        )
+        asked = [{"prompt": "the", "choices": [" a", " b"], "answer": n % 2} for n in range(6)]
+        write_jsonl(folder / f"questions/{language}.jsonl", asked)
+        write_jsonl(folder / f"tasks/quiz/test/{language}.jsonl", asked)
+    return folder
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_text_and_questions_are_measured_in_the_languages_that_the_model_names(place, tmp_path):
+    done = call(
+        "evaluate",
+        place / "moe",
+        "--data",
+        place / "text",
+        "--questions",
+        place / "questions/{language}.jsonl",
+        "--out",
+        tmp_path / "scores.json",
+    )
+    assert done.exit_code == 0, done.output
+    assert "Greek" in done.stdout
+    found = json.loads((tmp_path / "scores.json").read_text())
+    scores = found["scores"]["scores"]
+    assert {tag: one["group"] for tag, one in scores.items()} == {"en": 0, "el": 1}
+    assert scores["el"]["questions"] == 6
+    assert 0 < scores["el"]["bits_per_byte"] < 100
+    assert scores["el"]["kl_from_base"] < 1e-4  # a fresh upcycle is its base
+    assert found["benchmarks"] is None
+
+
+def test_a_dense_model_measures_the_same_text_alike(place):
+    bits = {}
+    for model in ("dense", "moe"):
+        arguments = ("--data", place / "text", "--languages", "el", "--json")
+        done = call("evaluate", place / model, *arguments)
+        assert done.exit_code == 0, done.output
+        bits[model] = json.loads(done.stdout)["scores"]["scores"]["el"]["bits_per_byte"]
+    assert bits["dense"] == pytest.approx(bits["moe"], rel=1e-5)
+
+
+def test_a_recipe_says_what_to_measure(place, tmp_path):
+    recipe = {
+        "base": str(place / "dense"),
+        "output": str(tmp_path / "run"),
+        "languages": {"original": ["en"], "expanded": ["el"]},
+        "data": {
+            "root": str(place),
+            "train": "none/{language}.jsonl",
+            "valid": "text/{language}.jsonl",
+            "questions": "questions/{language}.jsonl",
+        },
+        "post_pretrain": {"tokens": 100},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    done = call("evaluate", place / "moe", "--recipe", tmp_path / "recipe.yaml", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["scores"]["scores"]["el"]["questions"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to measure: --suite moe-lpr"),
+        (["--data", "{place}/text", "--recipe", "r.yaml"], "drop --data"),
+        (["--data", "{place}/text"], "names no languages; say which"),
+        (["--questions", "q", "--task-data", "{place}/tasks"], "give held-out text, too"),
+        (["--data", "{place}/text", "--set", "seed=1"], "--set changes a recipe"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_with_what_to_type(place, arguments, message):
+    filled = [argument.format(place=place) for argument in arguments]
+    done = call("evaluate", place / "dense", *filled)
+    assert done.exit_code == 1, done.output
+    assert message in " ".join(done.output.split())
+
+
+def test_without_lm_eval_the_error_is_how_to_install_it(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    done = call("evaluate", place / "moe", "--task-data", place / "tasks")
+    assert done.exit_code == 1
+    assert "pip install 'polycycle[eval]'" in " ".join(done.output.split())
+    assert call("lm-eval", "ls", "tasks").exit_code == 1
+
+
+def test_benchmarks_of_a_run_join_its_result_report_and_card(place, tmp_path):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    from polycycle.results import load_result, save_result
+    from tests.results.example import example_result
+
+    result = example_result()
+    folders = {"base": place / "dense", "review": tmp_path / "review"}
+    upcycle(place / "dense", tmp_path / "review", num_experts=2)
+    from polycycle.checkpoint import content_hash, open_checkpoint
+
+    models = tuple(
+        model.model_copy(
+            update={
+                "folder": str(folders[model.name]),
+                "content_hash": content_hash(open_checkpoint(folders[model.name])),
+            }
+        )
+        for model in result.models
+        if model.name in folders
+    )
+    recipe = {key: value for key, value in result.recipe.items() if key != "base_revision"}
+    changed = result.model_copy(update={"models": models, "recipe": recipe})
+    save_result(changed, tmp_path / "result.json")
+    arguments = ("--task-data", place / "tasks", "--languages", "el,en", "--shots", 1)
+    done = call("evaluate", tmp_path, *arguments)
+    assert done.exit_code == 0, done.output
+    assert "quiz (acc, 1 shots)" in done.stdout
+    merged = load_result(tmp_path / "result.json")
+    base, review = (model.benchmarks for model in merged.models)
+    assert base.score("quiz", "el").value == review.score("quiz", "el").value
+    assert "quiz (acc, 1 shots)" in (tmp_path / "report/report.html").read_text()
+    assert "quiz (acc, 1 shots), Expanded" in (tmp_path / "review/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_lm_eval_itself_loads_our_class_with_its_own_hf_model(place, tmp_path):
+    """The whole command in a process of its own, on a task of its YAML, batched, and writing."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    tasks = tmp_path / "yaml"
+    tasks.mkdir()
+    rows = [{"q": text, "a": "river"} for text in sentences("en", 5)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (tasks / "copy.yaml").write_text(
+        "task: copy_test\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: q\ndoc_to_target: a\n"
+        "generation_kwargs: {until: ['\\n'], max_gen_toks: 4, do_sample: false}\n"
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+    )
+    command = [sys.executable, "-m", "polycycle", "lm-eval", "run", "--model", "hf"]
+    command += ["--model_args", f"pretrained={place / 'moe'},dtype=float32", "--batch_size", "3"]
+    command += ["--device", "cpu", "--tasks", "copy_test", "--include_path", str(tasks)]
+    command += ["--output_path", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "copy_test" in done.stdout
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    assert json.loads(file.read_text())["n-samples"]["copy_test"]["effective"] == 5
