@@ -279,7 +279,7 @@ class RoutingPoint(Part):
     """Entropy of expert usage over ln(experts), 0 to 1, of the least balanced layer."""
     usage_entropy_mean: float
     """The same, averaged over layers."""
-    own_experts_share: dict[str, Share] = {}
+    own_experts_share: dict[str, Share] = Field(default_factory=dict)
     """Per language that has experts of its own: tokens with at least one of them among their
     experts, averaged over the layers that have any."""
 
