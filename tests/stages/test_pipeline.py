@@ -15,8 +15,7 @@ from polycycle.errors import CheckpointError, DataError
 from polycycle.evaluation import complete_prompts
 from polycycle.report import write_report
 from polycycle.results import load_result, save_result
-from polycycle.stages import plan_run, run_recipe, stage_folders
-from polycycle.stages.pipeline import Run
+from polycycle.stages import Run, plan_run, run_recipe, stage_folders
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
 from tests.training.test_two_processes import torchrun

@@ -9,27 +9,26 @@ from polycycle.config.baseline import (
     LoraConfig,
     LoraMoeConfig,
 )
-from polycycle.config.load import load_recipe, parse_recipe, read_settings
-from polycycle.config.recipe import (
-    MERGES,
-    AlarmsConfig,
+from polycycle.config.data import DataConfig, SourceConfig
+from polycycle.config.evaluation import EvaluationConfig
+from polycycle.config.experts import (
     AllocationConfig,
     ClassifierConfig,
-    DataConfig,
-    EvaluationConfig,
     ExpertsConfig,
-    GraftConfig,
-    LanguagesConfig,
+    RetentionConfig,
+)
+from polycycle.config.graft import MERGES, GraftConfig, SiblingConfig
+from polycycle.config.languages import LanguagesConfig
+from polycycle.config.load import load_recipe, parse_recipe, read_settings
+from polycycle.config.recipe import Recipe
+from polycycle.config.study import DEMO, CellConfig, Study, cell_recipe, load_study
+from polycycle.config.training import (
+    AlarmsConfig,
     PostPretrainConfig,
     PostTrainConfig,
-    Recipe,
-    RetentionConfig,
     ReviewConfig,
-    SiblingConfig,
-    SourceConfig,
     TrainConfig,
 )
-from polycycle.config.study import DEMO, CellConfig, Study, cell_recipe, load_study
 
 __all__ = [
     "BASELINES",

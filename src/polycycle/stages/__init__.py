@@ -10,14 +10,15 @@ from polycycle.stages.export import (
     held_out_texts,
     languages_of_groups,
 )
-from polycycle.stages.pipeline import Run, run_recipe, stage_folders
+from polycycle.stages.pipeline import run_recipe
 from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
+from polycycle.stages.run import Run
 from polycycle.stages.similarity import (
     MeasuredSimilarity,
     measure_similarity,
     training_sources,
 )
-from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage
+from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage, stage_folders
 
 __all__ = [
     "SIBLING",

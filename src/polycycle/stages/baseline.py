@@ -1,7 +1,7 @@
 """Training a baseline on what post-pretraining and review would read."""
 
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from polycycle.baselines import (
 )
 from polycycle.checkpoint import Checkpoint, open_checkpoint
 from polycycle.config import (
+    BASELINES,
     AnyBaseline,
     FullConfig,
     HalfConfig,
@@ -30,24 +31,67 @@ from polycycle.config import (
 from polycycle.data import JoinedDataset
 from polycycle.ranks import is_first_rank
 from polycycle.stages.corpora import RunCorpora
+from polycycle.stages.run import Run
+from polycycle.stages.stage import Stage
 from polycycle.stages.train import (
     load_for_training,
     train_settings,
     training_data,
     validation,
     with_second_head,
-    write_record,
 )
+from polycycle.stages.training_record import write_record
+from polycycle.stages.training_stage import do_training, training_inputs
 from polycycle.surgery import write_trained
 from polycycle.training import TrainSettings, train_stage
 
 
-def fill_expanded(config: LlamaProConfig, base: Checkpoint, folder: Path) -> dict[str, Any]:
+def train_baseline(run: Run) -> Path:
+    """The model after the recipe's baseline; new blocks or LoRA experts are put in before."""
+    config, review = run.recipe.baseline, run.recipe.review
+    assert config is not None
+    name, _ = BASELINES[config.method]
+    read_in_review = {"replay_documents", "expanded_documents", "tokens"}
+    inputs = {
+        "base": run.base_key(),
+        "method": config.model_dump(mode="json"),
+        "review": review and review.model_dump(mode="json", include=read_in_review),
+    }
+    make = partial(_train, run, name, _start(run, config))
+    return do_training(
+        run, name, {**inputs, **training_inputs(run, run.recipe.post_pretrain)}, make
+    )
+
+
+def _start(run: Run, config: AnyBaseline) -> Path:
+    """What training starts from: the base, or the base with new blocks or LoRA experts."""
+    match config:
+        case LlamaProConfig():
+            stage = Stage(
+                name="expand-blocks",
+                result_version=1,
+                inputs={"base": run.base_key(), "every": config.every},
+                make=partial(_fill_expanded, config, run.base),
+            )
+        case LoraMoeConfig():
+            method = config.model_dump(mode="json", exclude={"balance_coef", "balance_delta"})
+            stage = Stage(
+                name="add-lora-experts",
+                result_version=1,
+                inputs={"base": run.base_key(), "method": method, "seed": run.recipe.seed},
+                make=partial(_fill_with_lora_experts, config, run.base, run.recipe.seed),
+            )
+        case _:
+            return run.base.folder
+    return run.do(stage)
+
+
+def _fill_expanded(config: LlamaProConfig, base: Checkpoint, folder: Path) -> dict[str, Any]:
     """Fill `folder` with the base and its new blocks, still without effect."""
     return {"new_blocks": list(expand_blocks(base, folder, every=config.every))}
 
 
-def fill_with_lora_experts(
+def _fill_with_lora_experts(
     config: LoraMoeConfig, base: Checkpoint, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Fill `folder` with the base and LoRA experts, still without effect."""
@@ -63,50 +107,29 @@ def fill_with_lora_experts(
     return {}
 
 
-def train_baseline(
-    recipe: Recipe,
-    corpora: RunCorpora,
-    *,
-    name: str,
-    base: Checkpoint,
-    source: Path,
-    folder: Path,
-    work: Path,
-    pad_token: int,
-    tell: Callable[[str], None],
-) -> dict[str, Any]:
+def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[str, Any]:
     """Train the recipe's baseline and fill `folder` with its model, plain and dense but LoRAMoE's.
 
-    Every rank takes part; only the first writes.
-
-    Args:
-        recipe: what to do.
-        corpora: the run's texts.
-        name: of the stage.
-        base: the dense model.
-        source: what training starts from: the base, for LLaMA-Pro the base with new blocks, for
-            LoRAMoE the base with LoRA experts.
-        folder: where the model goes.
-        work: where checkpoints live until the stage is done; a killed run goes on from there.
-        pad_token: fills the tail of the last sequence.
-        tell: where alarms and notes go.
+    Every rank takes part; only the first writes. Checkpoints live in `work` until the stage is
+    done; a killed run goes on from there.
 
     Returns:
         What it cost, for the manifest.
     """
+    recipe, corpora = run.recipe, run.corpora
     config, method = recipe.post_pretrain, recipe.baseline
     assert method is not None
     model = load_for_training(source, fsdp=config.fsdp)
-    _prepare(model, method, int(base.config["num_hidden_layers"]), recipe.seed)
+    _prepare(model, method, int(run.base.config["num_hidden_layers"]), recipe.seed)
     done = train_stage(
         model,
-        baseline_data(recipe, corpora, pad_token),
+        baseline_data(recipe, corpora, run.pad_token),
         stage="baseline",
         groups=recipe.languages.groups(),
         output_dir=work,
         settings=_settings(config, method, recipe.seed),
         validate=validation(corpora, config.validation_bytes, recipe.evaluation.context_length),
-        tell=tell,
+        tell=run.tell,
     )
     if not is_first_rank():
         return {}

@@ -21,10 +21,7 @@ from polycycle.data import (
     document_policy,
     evaluation_windows,
     mixed_windows,
-    read_questions,
-    read_task,
 )
-from polycycle.errors import DataError
 from polycycle.evaluation import (
     GatedTexts,
     answer_questions,
@@ -44,11 +41,57 @@ from polycycle.families import is_upcycled
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import why_no_dense_reference
 from polycycle.results import MixedText, ModelScores, RetentionTrade, TaskScore
+from polycycle.stages.questions import load_questions, load_tasks
+from polycycle.stages.run import Run
+from polycycle.stages.siblings import sibling_key
+from polycycle.stages.stage import Stage
 from polycycle.surgery import inspect_checkpoint, tensor_bytes
 
+_SCORES = "scores.json"
 _LONGEST_WINDOW = 2048
 _MIXED_TEXTS = 60
 """Per expanded language and order of the halves."""
+
+
+def evaluate(
+    run: Run, name: str, model_path: str | Path, *, reference: str = "base"
+) -> ModelScores:
+    """Scores of one model, to be compared with `reference`."""
+    stage = Stage(
+        name=f"evaluate-{name}",
+        result_version=2,
+        inputs={
+            "model": [name, run.keys.get(name) or run.base_key()],
+            "data": run.data_inputs(),
+            "questions": run.question_inputs(),
+            "tasks": run.task_inputs(),
+            "languages": run.recipe.languages.model_dump(mode="json"),
+            "settings": run.recipe.evaluation.model_dump(mode="json"),
+        },
+        make=partial(_evaluate, run, name, model_path),
+    )
+    folder = run.do(stage)
+    text = (folder / _SCORES).read_text(encoding="utf-8")
+    scores = ModelScores.model_validate_json(text)
+    # An adopted stage moved.
+    return scores.model_copy(update={"folder": str(model_path), "reference": reference})
+
+
+def _evaluate(run: Run, name: str, model_path: str | Path, folder: Path) -> dict[str, Any]:
+    valid, tokenizer = run.corpora.valid, run.tokenizer
+    scores = evaluate_recipe_model(run.recipe, name, model_path, valid, tokenizer)
+    (folder / _SCORES).write_text(scores.model_dump_json(indent=2), encoding="utf-8")
+    return {}
+
+
+def evaluate_siblings(run: Run) -> list[ModelScores]:
+    """Scores of the post-trained models that are grafted: `post`, `post-2`, …"""
+    scores = []
+    for number, post in enumerate(run.siblings, start=1):
+        name = "post" if number == 1 else f"post-{number}"
+        run.keys[name] = sibling_key(post)
+        scores.append(evaluate(run, name, post.folder))
+    return scores
 
 
 def evaluate_recipe_model(
@@ -227,42 +270,3 @@ def _do_tasks(
             forms=[example.form for example in examples],
         )
     return scores
-
-
-def load_questions(recipe: Recipe) -> dict[str, list[Question]]:
-    """The questions of every language that the recipe gives any for."""
-    pattern = recipe.data.questions
-    if pattern is None:
-        return {}
-    return {
-        language: read_questions(
-            recipe.data.root / pattern.replace("{language}", language),
-            max_questions=recipe.evaluation.max_questions,
-        )
-        for language in recipe.languages.groups().all
-    }
-
-
-def load_tasks(recipe: Recipe) -> dict[str, dict[str, list[TaskExample]]]:
-    """The examples of every generation task, by task and language; none where it has no file.
-
-    Raises:
-        DataError: a task has no file in any language, or a bad one.
-    """
-    tasks = {}
-    for name, pattern in recipe.data.tasks.items():
-        files = {
-            language: recipe.data.root / pattern.replace("{language}", language)
-            for language in recipe.languages.groups().all
-        }
-        tasks[name] = {
-            language: read_task(file, max_examples=recipe.evaluation.max_task_examples)
-            for language, file in files.items()
-            if file.exists()
-        }
-        if not tasks[name]:
-            raise DataError(
-                f"data.tasks.{name}: no file {recipe.data.root / pattern} for any of "
-                f"{', '.join(files)}; correct the pattern, or leave the task out"
-            )
-    return tasks

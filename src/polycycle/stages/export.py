@@ -3,17 +3,66 @@
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from polycycle.config import Recipe
 from polycycle.data import Skipped, TextSource, read_documents
 from polycycle.errors import ExportError
-from polycycle.export import EXPORT_FILE, VERIFICATION_FILE, ExportPlan, fill_export, verify
+from polycycle.export import (
+    EXPORT_FILE,
+    VERIFICATION_FILE,
+    ExportPlan,
+    fill_export,
+    plan_export,
+    verify,
+)
 from polycycle.results import ExportedLanguage, ExportResult
 from polycycle.stages.corpora import text_source
+from polycycle.stages.run import Run
+from polycycle.stages.stage import Stage
 
 TEXTS_PER_LANGUAGE = 4
+
+
+def export(run: Run, source: Path) -> ExportResult:
+    """The finished model `source` as a stock checkpoint, proved on held-out text."""
+    config = run.recipe.export
+    assert config is not None
+    stage = Stage(
+        name="export",
+        result_version=1,
+        inputs={
+            "source": run.keys[source.name],
+            "settings": config.model_dump(mode="json"),
+            "text": run.data_inputs()["valid"],
+        },
+        make=partial(_export, run, config.engine, source),
+    )
+    return export_result(run.do(stage))
+
+
+def _export(run: Run, engine: str, source: Path, folder: Path) -> dict[str, Any]:
+    plan = plan_recipe_export(run.recipe, source)
+    fill_proved_export(plan, folder, engine=engine, recipe=run.recipe)
+    return {"bytes": sum(job.num_bytes for job in plan.jobs)}
+
+
+def plan_recipe_export(recipe: Recipe, model: Path) -> ExportPlan:
+    """What exporting a model of a recipe's run would write.
+
+    Raises:
+        ExportError: no target is exact.
+    """
+    config = recipe.export
+    assert config is not None
+    return plan_export(
+        model,
+        target=config.target,
+        engine=config.engine,
+        without_exact_retention=config.without_exact_retention,
+    )
 
 
 def held_out_texts(recipe: Recipe) -> dict[str, list[str]]:

@@ -1,47 +1,71 @@
-"""The graft that a recipe asks for: its siblings, and what is added to the finished model."""
+"""Grafting post-training into the finished model, or merging it into a dense baseline."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from polycycle.baselines import MergePlan, llama_pro_names, plan_merge
+from polycycle.baselines import MergePlan, fill_merged, llama_pro_names, plan_merge
 from polycycle.checkpoint import Checkpoint, open_checkpoint
 from polycycle.config import AnyBaseline, GraftConfig, LlamaProConfig
-from polycycle.errors import GraftError
-from polycycle.files import hash_file, hash_json
-from polycycle.surgery import (
-    DELTA_TYPE,
-    Delta,
-    GraftPlan,
-    check_siblings,
-    open_delta,
-    plan_graft,
-)
+from polycycle.modeling import why_no_dense_reference
+from polycycle.stages.run import Run
+from polycycle.stages.siblings import sibling_key
+from polycycle.stages.stage import Stage
+from polycycle.surgery import Delta, GraftPlan, fill_grafted, open_delta, plan_graft
 
 
-def open_siblings(config: GraftConfig, base: Checkpoint) -> list[Checkpoint]:
-    """The post-trained models of a recipe; only headers and tokenizers are read.
+def graft(run: Run, source: Path) -> Path:
+    """The finished model `source` with the siblings' post-training in every expert.
 
-    Raises:
-        GraftError: one is no sibling of the base, or a saved delta.
-        CheckpointError: one is not there.
+    A dense baseline has it merged into its weights.
     """
-    found = []
-    for one in config.post:
-        post = open_checkpoint(one.model, revision=one.revision)
-        if post.config.get("model_type") == DELTA_TYPE:
-            raise GraftError(
-                f"graft.post: {one.model} is a saved delta, but a run also measures the sibling; "
-                f"name the model itself, {post.config['delta']['post']}"
-            )
-        check_siblings(base, post)
-        found.append(post)
-    return found
+    config = run.recipe.graft
+    assert config is not None
+    is_dense = run.recipe.baseline is not None
+    merge = {"merge": merge_settings(config, run.recipe.seed)} if is_dense else {}
+    stage = Stage(
+        name="graft",
+        result_version=1,
+        inputs={
+            "source": run.keys[source.name],
+            "base": run.base_key(),
+            "post": [
+                [sibling_key(post), one.scale]
+                for one, post in zip(config.post, run.siblings, strict=True)
+            ],
+            "settings": config.model_dump(mode="json", include={"target", "keep_ungrafted"}),
+            **merge,
+        },
+        make=partial(_merge if is_dense else _graft, run, config, source),
+    )
+    folder = run.do(stage)
+    reason = why_no_dense_reference(open_checkpoint(folder).config)
+    if reason is not None:
+        run.tell(
+            f"graft: {reason}, so no dense model is the base any more: retention is shown "
+            "against the base that was, nothing is kept exactly, and there is no pack"
+        )
+    return folder
 
 
-def sibling_key(post: Checkpoint) -> str:
-    """Changes when anything does that a graft takes from the sibling."""
-    files = {*(info.file for info in post.tensors.values()), *post.side_files()}
-    return hash_json([dict(post.config), {file.name: hash_file(file) for file in sorted(files)}])
+def _graft(run: Run, config: GraftConfig, source: Path, folder: Path) -> dict[str, Any]:
+    plan = plan_recipe_graft(config, open_checkpoint(source), run.base, run.siblings)
+    for warning in plan.warnings:
+        run.tell(f"graft: {warning}")
+    fill_grafted(plan, folder)
+    return {"bytes": plan.num_bytes}
+
+
+def _merge(run: Run, config: GraftConfig, source: Path, folder: Path) -> dict[str, Any]:
+    baseline, seed = run.recipe.baseline, run.recipe.seed
+    assert baseline is not None
+    model = open_checkpoint(source)
+    plan = plan_recipe_merge(config, baseline, model, run.base, run.siblings, seed=seed)
+    for warning in plan.warnings:
+        run.tell(f"graft: {warning}")
+    fill_merged(plan, folder)
+    return {"bytes": plan.num_bytes}
 
 
 def plan_recipe_graft(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,18 +10,85 @@ import torch
 from rich.progress import Progress
 
 import polycycle
-from polycycle.allocation import SimilarityTable, similarity_table
+from polycycle.allocation import SimilarityTable, read_table, similarity_table
 from polycycle.checkpoint import content_hash, load_tokenizer, open_checkpoint
 from polycycle.config import Recipe
 from polycycle.data import Excerpt, TextSource, read_excerpt
 from polycycle.errors import ConfigError
 from polycycle.evaluation import mean_unit_vectors
 from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
+from polycycle.files import write_json
 from polycycle.languages import LanguageGroups
+from polycycle.results import GroupSimilarity
+from polycycle.stages.run import Run
+from polycycle.stages.stage import Stage
 
+_SIMILARITY = "similarity.json"
 # As in LayerMoE's released code.
 _LONGEST_WINDOW = 10_000
 Advance = Callable[[str, int], None]
+
+
+def similarity(run: Run, group: int, model: str | Path) -> SimilarityTable | None:
+    """How alike `model` finds the languages up to a group; None where nothing depends on it."""
+    num_tokens = run.recipe.experts.similarity_tokens
+    if num_tokens is None:
+        return None
+    stage = Stage(
+        name=similarity_name(group),
+        result_version=1,
+        inputs={
+            "model": run.base_inputs() if group == 1 else run.keys[Path(model).name],
+            "data": run.data_inputs(),
+            "languages": run.recipe.languages.model_dump(mode="json"),
+            "tokens_per_language": num_tokens,
+            "context_length": run.recipe.evaluation.context_length,
+        },
+        make=partial(_similarity, run, num_tokens, group, model),
+    )
+    return read_table(run.do(stage) / _SIMILARITY)
+
+
+def similarity_name(group: int) -> str:
+    """Name of the stage: `similarity`, and `similarity-g2` for the second group."""
+    return "similarity" + (f"-g{group}" if group > 1 else "")
+
+
+def _similarity(
+    run: Run, num_tokens: int, group: int, model: str | Path, folder: Path
+) -> dict[str, Any]:
+    measured = measure_recipe(run.recipe, num_tokens, model_path=model, group=group)
+    write_json(folder / _SIMILARITY, measured.to_json())
+    return {}
+
+
+def note_similarity(
+    run: Run, table: SimilarityTable | None, *, group: int, model: str, folder: Path
+) -> None:
+    """Keep for the report what was measured before a group, and what followed from it.
+
+    Args:
+        run: where it is kept.
+        table: what was measured; nothing is kept of None.
+        group: the group that came.
+        model: name of the model that was measured.
+        folder: of the model with the group's experts.
+    """
+    if table is None:
+        return
+    config = open_checkpoint(folder).config
+    run.similarities.append(
+        GroupSimilarity(
+            group=group,
+            model=model,
+            expanded_original=table.expanded_original,
+            expanded_expanded=table.expanded_expanded,
+            per_layer=table.per_layer,
+            new_experts=tuple(config["new_experts_by_group"][group - 1]),
+            is_allocated=run.recipe.experts.allocation is not None,
+            classifier_layers=tuple(config.get("classifier_layers") or ()),
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -123,3 +123,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest
+
+
+def stage_folders(output: Path) -> dict[str, dict[str, Any]]:
+    """The manifests of the stages done so far, by stage."""
+    found = {path.name: read_manifest(path) for path in sorted(output.iterdir()) if path.is_dir()}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}

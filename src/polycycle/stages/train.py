@@ -1,9 +1,7 @@
 """The training stages: load an upcycled folder, train it, write the next folder."""
 
-import json
-import shutil
-import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,68 +15,71 @@ from polycycle.data import PackedDataset, evaluation_windows
 from polycycle.errors import TrainingError
 from polycycle.evaluation import measure_text
 from polycycle.ranks import is_first_rank, join_ranks, num_ranks
-from polycycle.results import (
-    Alarm,
-    CurvePoint,
-    RoutingPoint,
-    StageCost,
-    StageCurves,
-    Unmasking,
-    ValidationPoint,
-)
+from polycycle.results import Unmasking
 from polycycle.stages.corpora import RunCorpora, stage_corpora
-from polycycle.surgery import TrainingStage, inspect_checkpoint, write_trained
-from polycycle.training import (
-    AlarmSettings,
-    TrainedStage,
-    TrainSettings,
-    is_sharded,
-    train_stage,
-)
+from polycycle.stages.run import Run
+from polycycle.stages.training_record import active_parameters, write_record
+from polycycle.stages.training_stage import do_training, training_inputs
+from polycycle.surgery import TrainingStage, write_trained
+from polycycle.training import AlarmSettings, TrainSettings, is_sharded, train_stage
 
-TRAINING = "training.json"
 REVIEW_GRAFTED = "review-grafted"
 """Name of a review after the graft."""
 _VALIDATION_CONTEXT = 1024
 
 
-def train_and_write(
-    recipe: Recipe,
+def train(
+    run: Run,
     stage: TrainingStage,
-    corpora: RunCorpora,
-    *,
-    group: int,
-    name: str,
     source: Path,
-    folder: Path,
-    work: Path,
-    pad_token: int,
-    tell: Callable[[str], None],
+    *,
+    group: int = 1,
     finished: Path | None = None,
+    name: str | None = None,
+) -> Path:
+    """The model after a training stage of a language group, from the model in `source`.
+
+    Args:
+        run: what to do, and on which texts.
+        stage: `post_pretrain` or `review`.
+        source: the upcycled model to start from.
+        group: which group of languages is being added, 1 for G1.
+        finished: the finished model of the groups before, whose languages alarms hold it to; None
+            for the first group.
+        name: of the stage; by default after what it does.
+    """
+    name = name or stage_name(stage, group)
+    inputs = {
+        "source": run.keys[source.name],
+        **training_inputs(run, getattr(run.recipe, stage)),
+    }
+    make = partial(_train, run, stage, name=name, group=group, source=source, finished=finished)
+    return do_training(run, name, inputs, make)
+
+
+def _train(
+    run: Run,
+    stage: TrainingStage,
+    work: Path,
+    folder: Path,
+    *,
+    name: str,
+    group: int,
+    source: Path,
+    finished: Path | None,
 ) -> dict[str, Any]:
     """Train one stage and fill `folder` with the model and what happened on the way.
 
-    Every rank takes part; only the first writes.
-
-    Args:
-        recipe: what to do.
-        stage: `post_pretrain` or `review`.
-        corpora: the run's texts.
-        group: which group of languages is being added, 1 for G1.
-        name: of the stage.
-        source: the upcycled model to start from.
-        folder: where the trained model goes.
-        work: where checkpoints live until the stage is done; a killed run goes on from there.
-        pad_token: fills the tail of the last sequence.
-        tell: where alarms and notes go.
-        finished: the finished model of the groups before; None for the first group.
+    Every rank takes part; only the first writes. Checkpoints live in `work` until the stage is
+    done; a killed run goes on from there.
 
     Returns:
         What it cost, for the manifest.
     """
+    recipe, corpora = run.recipe, run.corpora
     config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
     assert config is not None
-    dataset = training_data(recipe, stage, corpora, pad_token, group)
+    dataset = training_data(recipe, stage, corpora, run.pad_token, group)
     classifier = recipe.experts.classifier
     validate = validation(
         corpora,
@@ -102,7 +103,7 @@ def train_and_write(
         settings=train_settings(config, recipe.seed),
         validate=validate,
         kept=kept,
-        tell=tell,
+        tell=run.tell,
     )
     if not is_first_rank():
         return {}
@@ -127,42 +128,6 @@ def with_second_head(
     if head in start.tensors and is_tied and "model.embed_tokens.weight" in trained:
         return {**trained, head: trained["model.embed_tokens.weight"]}
     return dict(trained)
-
-
-def write_record(
-    name: str,
-    done: TrainedStage,
-    folder: Path,
-    work: Path,
-    *,
-    active: int,
-    updated: int,
-    unmasking: Unmasking | None = None,
-) -> dict[str, Any]:
-    """Write curves, alarms and costs beside the trained model.
-
-    Args:
-        name: of the stage.
-        done: what training came to.
-        folder: of the trained model.
-        work: where training logged.
-        active: parameters that a token passes through.
-        updated: those of them that were trained.
-        unmasking: what changed when a grown group began to take part.
-
-    Returns:
-        What it cost, for the manifest.
-    """
-    curves, alarms = _history(name, done, unmasking)
-    cost = _cost(name, done, active, updated)
-    record = {
-        "curves": curves.model_dump(mode="json"),
-        "alarms": [alarm.model_dump(mode="json") for alarm in alarms],
-        "cost": cost.model_dump(mode="json"),
-    }
-    (folder / TRAINING).write_text(json.dumps(record), encoding="utf-8")
-    shutil.copyfile(work / "metrics.jsonl", folder / "metrics.jsonl")
-    return {"seconds": done.seconds, "steps": done.steps, "tokens": done.tokens}
 
 
 def stage_name(stage: TrainingStage, group: int) -> str:
@@ -286,65 +251,3 @@ def _validated(model: Any, validate: Callable[[Any], Mapping[str, float]]) -> Ma
     if torch.cuda.is_available() and not is_sharded(model):
         model.cuda()
     return validate(model)
-
-
-def _history(
-    name: str, done: TrainedStage, unmasking: Unmasking | None
-) -> tuple[StageCurves, list[Alarm]]:
-    lines = {
-        kind: [m for m in done.metrics if m["kind"] == kind] for kind in ("train", "validation")
-    }
-    curves = StageCurves(
-        stage=name,
-        training=tuple(
-            CurvePoint(**{key: line[key] for key in CurvePoint.model_fields if key in line})
-            for line in lines["train"]
-        ),
-        validations=tuple(
-            ValidationPoint(step=line["step"], bits_per_byte=line["bits_per_byte"])
-            for line in lines["validation"]
-        ),
-        routing=tuple(
-            RoutingPoint(**{key: line[key] for key in RoutingPoint.model_fields if key in line})
-            for line in lines["train"]
-            if "expert0_share" in line  # no such thing in a dense model
-        ),
-        unmasking=unmasking,
-    )
-    alarms = [
-        Alarm(stage=name, kind=alarm.kind, step=alarm.step, message=alarm.message)
-        for alarm in done.alarms
-    ]
-    return curves, alarms
-
-
-def active_parameters(source: Path) -> int:
-    """Parameters that one token of a model in a folder passes through."""
-    return inspect_checkpoint(open_checkpoint(source)).parameters_active
-
-
-def _cost(name: str, done: TrainedStage, active: int, updated: int) -> StageCost:
-    # Forward 2 FLOPs per active parameter and token; backward the same for the inputs' gradients,
-    # and once more for the trained parameters that a token passes through. Attention is left out.
-    flops = done.tokens * (4.0 * active + 2.0 * updated)
-    return StageCost(
-        stage=name,
-        seconds=done.seconds,
-        tokens=done.tokens,
-        steps=done.steps,
-        tokens_per_second=done.tokens / max(done.seconds, 1e-9),
-        peak_memory_bytes=peak_memory_bytes(),
-        parameters_trainable=done.parameters_trainable,
-        was_resumed=done.was_resumed,
-        training_flops=flops,
-    )
-
-
-def peak_memory_bytes() -> int:
-    """Highest memory so far: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from polycycle.allocation import (
@@ -17,8 +18,51 @@ from polycycle.allocation import (
 from polycycle.checkpoint import Checkpoint
 from polycycle.config import AllocationConfig, Recipe, RetentionConfig
 from polycycle.errors import UpcycleError
-from polycycle.results import RoutingTable
-from polycycle.surgery import GrowthPlan, UpcyclePlan, plan_growth, plan_upcycle
+from polycycle.stages.run import Run
+from polycycle.stages.similarity import note_similarity, similarity, similarity_name
+from polycycle.stages.stage import Stage
+from polycycle.surgery import (
+    GrowthPlan,
+    UpcyclePlan,
+    fill_upcycled,
+    plan_growth,
+    plan_upcycle,
+)
+
+
+def upcycle(run: Run) -> Path:
+    """The freshly upcycled model."""
+    recipe = run.recipe
+    table = similarity(run, 1, recipe.base)
+    stage = Stage(
+        name="upcycle",
+        result_version=1,
+        inputs={
+            "base": run.base_inputs(),
+            "similarity": run.keys.get(similarity_name(1)),
+            "config": dict(run.base.config),
+            "experts": recipe.experts.model_dump(mode="json", exclude={"growth", "assignment"}),
+            **assignment_inputs(recipe, 1),
+            "languages": recipe.languages.model_dump(mode="json"),
+            "seed": recipe.seed,
+        },
+        make=partial(_upcycle, run, table),
+    )
+    folder = run.do(stage)
+    note_similarity(run, table, group=1, model="base", folder=folder)
+    return folder
+
+
+def _upcycle(run: Run, table: SimilarityTable | None, folder: Path) -> dict[str, Any]:
+    plan = plan_recipe(run.recipe, run.base, table)
+    fill_upcycled(plan, folder)
+    return {"bytes": plan.num_bytes}
+
+
+def assignment_inputs(recipe: Recipe, group: int) -> dict[str, Any]:
+    """What identifies whose a group's experts are: in order, which decides. Empty if shared."""
+    shares = recipe.experts.shares_of(recipe.languages.expanded[group - 1])
+    return {"assignment": [[*pair] for pair in shares.items()]} if shares else {}
 
 
 def plan_recipe(
@@ -95,24 +139,6 @@ def plan_group(
         seed=recipe.seed,
         assignment=_assignment(recipe, group, added),
     )
-
-
-def most_used_experts(
-    routing: RoutingTable, languages: Sequence[str], num_layers: int
-) -> tuple[int, ...]:
-    """Of each layer, the expert that takes most assignments of these languages; 0 if it is dense.
-
-    Args:
-        routing: where the model's tokens went.
-        languages: which ones to look at, each counting alike.
-        num_layers: of the model, dense ones included.
-    """
-    found = [0] * num_layers
-    for position, layer in enumerate(routing.moe_layers):
-        usage = [routing.usage[language][position] for language in languages]
-        totals = [sum(shares) for shares in zip(*usage, strict=True)]
-        found[layer] = totals.index(max(totals))
-    return tuple(found)
 
 
 def _num_experts(

@@ -1,0 +1,61 @@
+"""Where a run ran: versions and machine."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polycycle
+from polycycle.config import Recipe
+from polycycle.results import Environment
+from polycycle.training import uses_bfloat16
+
+
+def describe_environment(recipe: Recipe) -> Environment:
+    """Versions and machine."""
+    import os
+
+    import torch
+    import transformers
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    bfloat16 = uses_bfloat16(recipe.post_pretrain.precision)
+    return Environment(
+        polycycle=polycycle.__version__,
+        commit=_commit(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        python=sys.version.split()[0],
+        platform=platform.platform(terse=True),
+        processor=_processor(),
+        cpu_cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        gpu=f"{gpus} × {torch.cuda.get_device_name()}" if gpus else None,
+        memory_bytes=pages * page_size,
+        dtype="bfloat16 autocast" if bfloat16 else "float32",
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _commit() -> str | None:
+    """The git commit of a checkout that polycycle runs from, `-dirty` where it was changed."""
+    checkout = Path(polycycle.__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        asked = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--exclude=*"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):  # no git here
+        return None
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
