@@ -157,7 +157,7 @@ def task_tables(result: RunResult) -> list[tuple[str, Table]]:
             for one in result.final.scores.values()
             if name in one.tasks
         )
-        measure = "% exact (in form)" if asks_form else "% exact"
+        measure = "exact (form)" if asks_form else "% exact"
         headings = (
             ("Language", ""),
             *((model_title(model), measure) for model in models),
