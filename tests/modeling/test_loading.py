@@ -109,6 +109,8 @@ def test_save_pretrained_in_shards_loads_again(folder, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+# torch's inductor uses what torch itself calls deprecated.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_forward_gives_the_same_logits(folder, expected, backend):
     torch._dynamo.reset()
