@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, pipeline
 from polycycle.errors import CheckpointError, ConfigError
 from tests.export.upcycled import save_upcycled
 from tests.text import VOCAB_SIZE, make_tokenizer
-from tests.tiny import load, token_ids
+from tests.tiny import aligned, load, token_ids
 
 IDS = token_ids(2, 24)
 
@@ -38,7 +38,7 @@ def expected(folder):
 
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}], ids=["cpu", "auto", "dict"])
 def test_a_device_map_places_the_same_model(folder, expected, device_map):
-    model = AutoModelForCausalLM.from_pretrained(folder, device_map=device_map).eval()
+    model = aligned(AutoModelForCausalLM.from_pretrained(folder, device_map=device_map).eval())
     assert torch.equal(logits(model), expected)
 
 
@@ -50,7 +50,8 @@ def test_layers_that_do_not_fit_can_lie_on_disk(folder, expected, tmp_path):
         folder, device_map=places, offload_folder=tmp_path / "offload"
     ).eval()
     assert model.model.layers[2].mlp.experts["g1"].down_proj.device.type == "meta"
-    assert torch.equal(logits(model), expected)
+    # What accelerate maps from disk lies where it lies (see tests.tiny.load): no bits to compare.
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -71,7 +72,7 @@ def test_attention_can_be_chosen(folder, expected, name):
 
 def test_experts_have_one_implementation_and_another_is_refused(folder, expected):
     model = AutoModelForCausalLM.from_pretrained(folder, experts_implementation="eager").eval()
-    assert torch.equal(logits(model), expected)
+    assert torch.equal(logits(aligned(model)), expected)
     for name in ("grouped_mm", "batched_mm"):
         with pytest.raises(ConfigError, match=f"experts_implementation='{name}'.*Leave it out"):
             AutoModelForCausalLM.from_pretrained(folder, experts_implementation=name)
