@@ -9,17 +9,12 @@ import pytest
 
 from polycycle.languages import LanguageGroups
 from polycycle.report import write_report
+from polycycle.report.benchmark_tables import benchmark_tables
 from polycycle.report.figures import routing_maps, similarities
 from polycycle.report.page import page
-from polycycle.report.tables import (
-    benchmark_tables,
-    gate_table,
-    mixed_table,
-    packs_table,
-    speed_table,
-    task_tables,
-    trade_table,
-)
+from polycycle.report.retention_tables import gate_table, mixed_table, speed_table, trade_table
+from polycycle.report.run_tables import packs_table
+from polycycle.report.score_tables import task_tables
 from polycycle.report.wording import count, decimal, duration, percent
 from polycycle.results import load_result
 from tests.results.example import example_result, example_with_benchmarks

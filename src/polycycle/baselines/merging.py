@@ -185,14 +185,12 @@ def _job(
         out = torch.empty(shape, dtype=DTYPES[info.dtype])
         common = min(shape[0], info.shape[0])
         combine = combiner(vectors, origin, (common, *shape[1:]), dtype)
-        for begin, end in row_blocks(shape, rows=common):
+        for begin, end in row_blocks(shape, last=common):
             blocks = [_scaled(each, origin, begin, end, dtype) for each in vectors]
             out[begin:end] = start.read_rows(name, begin, end)
             add_delta(out[begin:end], combine(blocks), where=name)
-        for begin, end in row_blocks(shape):
-            if end > common:
-                new = max(begin, common)
-                out[new:end] = sibling.read_new_rows(origin, new, end, dtype).to(out.dtype)
+        for begin, end in row_blocks(shape, first=common):
+            out[begin:end] = sibling.read_new_rows(origin, begin, end, dtype).to(out.dtype)
         return out
 
     return TensorJob(name=name, dtype=info.dtype, shape=shape, make=make)

@@ -7,12 +7,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from polycycle.engines import ENGINES, serve_command
 from polycycle.languages import language_name
-from polycycle.report.tables import (
-    answers_cell,
-    benchmark_means,
-    benchmark_title,
-    export_row,
-)
+from polycycle.report.benchmark_tables import benchmark_means, benchmark_title
+from polycycle.report.export_tables import export_row
+from polycycle.report.score_tables import answers_cell
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import (
     bytes_size,

@@ -7,8 +7,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from polycycle.languages import language_name
-from polycycle.report import figures, tables
+from polycycle.report import figures
 from polycycle.report.assignment import assignment_table
+from polycycle.report.benchmark_tables import benchmark_tables
+from polycycle.report.export_tables import export_languages_table
+from polycycle.report.retention_tables import gate_table, mixed_table, speed_table, trade_table
+from polycycle.report.run_tables import costs_table, data_table, models_table, packs_table
+from polycycle.report.score_tables import details_table, scores_table, task_tables, unmasking_tables
+from polycycle.report.tables import language_cell
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import (
     bytes_size,
@@ -51,31 +57,31 @@ def page(result: RunResult) -> str:
         asked=list(_asked(result)),
         model_titles=[model_title(model.name) for model in result.models],
         before_and_after=figures.before_and_after(result),
-        accuracy_table=tables.scores_table(result, "accuracy") if has_questions else None,
+        accuracy_table=scores_table(result, "accuracy") if has_questions else None,
         chance=_chance(result),
-        bits_table=tables.scores_table(result, "bits_per_byte"),
-        details_table=tables.details_table(result),
-        task_tables=tables.task_tables(result),
-        benchmark_tables=tables.benchmark_tables(result),
+        bits_table=scores_table(result, "bits_per_byte"),
+        details_table=details_table(result),
+        task_tables=task_tables(result),
+        benchmark_tables=benchmark_tables(result),
         benchmark_words=_benchmark_words(result),
         curves=figures.curves(result),
         similarities=figures.similarities(result),
         expert0_maps=figures.expert0_maps(result),
         routing_maps=figures.routing_maps(result),
-        gate_table=tables.gate_table(result),
-        mixed_table=tables.mixed_table(result),
-        speed_table=tables.speed_table(result),
+        gate_table=gate_table(result),
+        mixed_table=mixed_table(result),
+        speed_table=speed_table(result),
         speed=_speed(result),
-        trade_table=tables.trade_table(result),
-        unmasking_tables=tables.unmasking_tables(result),
-        packs_table=tables.packs_table(result),
+        trade_table=trade_table(result),
+        unmasking_tables=unmasking_tables(result),
+        packs_table=packs_table(result),
         assignment_table=assignment_table(result),
         expert_usage=figures.expert_usage(result),
-        data_table=tables.data_table(result),
-        language_cell=tables.language_cell,
-        costs_table=tables.costs_table(result),
-        models_table=tables.models_table(result),
-        export_table=tables.export_languages_table(result.export) if result.export else None,
+        data_table=data_table(result),
+        language_cell=language_cell,
+        costs_table=costs_table(result),
+        models_table=models_table(result),
+        export_table=export_languages_table(result.export) if result.export else None,
         environment=list(_environment(result)),
         recipe=yaml.safe_dump(result.recipe, sort_keys=False, allow_unicode=True),
     )

@@ -7,13 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from polycycle.languages import language_name
-from polycycle.report.tables import (
-    answers_cell,
-    benchmark_means,
-    benchmark_title,
-    export_row,
-    hundredths,
-)
+from polycycle.report.benchmark_tables import benchmark_means, benchmark_title, hundredths
+from polycycle.report.export_tables import export_row
+from polycycle.report.score_tables import answers_cell
 from polycycle.report.verdict import verdict_of
 from polycycle.report.wording import MISSING, count, decimal, model_title, percent
 from polycycle.results import (

@@ -29,29 +29,28 @@ from polycycle.results.comparing import (
     tasks_of,
     value_of,
 )
-from polycycle.results.saving import BENCHMARKS, load_result, save_result, with_benchmarks
-from polycycle.results.schema import (
-    SCHEMA_VERSION,
-    Alarm,
-    CurvePoint,
-    Environment,
-    ExportedLanguage,
-    ExportResult,
-    GroupSimilarity,
-    LanguageData,
-    LanguageScores,
+from polycycle.results.exported import ExportedLanguage, ExportResult
+from polycycle.results.retention_gate import (
     MixedText,
-    ModelScores,
     RetentionPoint,
     RetentionSpeed,
     RetentionTrade,
-    RoutingPoint,
+)
+from polycycle.results.run import SCHEMA_VERSION, Environment, LanguageData, RunResult, StageCost
+from polycycle.results.saving import BENCHMARKS, load_result, save_result, with_benchmarks
+from polycycle.results.scores import (
+    LanguageScores,
+    ModelScores,
     RoutingTable,
-    RunResult,
-    StageCost,
-    StageCurves,
     TaskScore,
     TensorBytes,
+)
+from polycycle.results.training import (
+    Alarm,
+    CurvePoint,
+    GroupSimilarity,
+    RoutingPoint,
+    StageCurves,
     Unmasking,
     ValidationPoint,
 )

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from polycycle.results.benchmarks import BenchmarkScore
-from polycycle.results.schema import LanguageScores, RunResult
+from polycycle.results.run import RunResult
+from polycycle.results.scores import LanguageScores
 
 Measure = Literal["accuracy", "bits_per_byte"]
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from polycycle.errors import PolycycleError
 from polycycle.files import write_text
 from polycycle.results.benchmarks import load_benchmarks
-from polycycle.results.schema import SCHEMA_VERSION, RunResult
+from polycycle.results.run import SCHEMA_VERSION, RunResult
 
 BENCHMARKS = "benchmarks"
 """The folder in a run that holds one file of benchmark scores per model."""

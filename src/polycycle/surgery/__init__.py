@@ -1,29 +1,18 @@
 """Dense → MoE, grafting, what training may move, and writing what was trained."""
 
 from polycycle.surgery.delta_folders import NORMS, DeltaNorms, TensorNorms, save_delta
+from polycycle.surgery.delta_sums import add_delta, sum_deltas
 from polycycle.surgery.deltas import (
     DELTA_TYPE,
-    VOCABULARY,
     Delta,
-    check_siblings,
     open_delta,
     row_blocks,
     wider,
 )
 from polycycle.surgery.freezing import TrainingStage, Trains, freeze_for
-from polycycle.surgery.grafting import (
-    GraftPlan,
-    GraftTarget,
-    add_delta,
-    copy_side_files,
-    execute_graft,
-    fill_grafted,
-    graft,
-    grafted_config,
-    plan_graft,
-    refuse_own_folder,
-    sum_deltas,
-)
+from polycycle.surgery.graft_checks import GraftTarget, refuse_own_folder
+from polycycle.surgery.graft_config import copy_side_files, grafted_config
+from polycycle.surgery.grafting import GraftPlan, execute_graft, fill_grafted, graft, plan_graft
 from polycycle.surgery.growing import GrowthPlan, execute_growth, fill_grown, grow, plan_growth
 from polycycle.surgery.inspecting import (
     Inspection,
@@ -34,6 +23,7 @@ from polycycle.surgery.inspecting import (
 from polycycle.surgery.new_tensors import ExpertInit
 from polycycle.surgery.packs import pack, tensor_bytes, unpack
 from polycycle.surgery.saving import write_trained
+from polycycle.surgery.siblings import VOCABULARY, check_siblings
 from polycycle.surgery.ungrafting import ungraft
 from polycycle.surgery.upcycling import (
     UpcyclePlan,

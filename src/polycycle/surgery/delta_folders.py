@@ -12,8 +12,16 @@ from torch import Tensor
 from polycycle.checkpoint import DTYPES, Checkpoint, TensorJob, write_tensors
 from polycycle.errors import GraftError
 from polycycle.files import folder_when_whole, write_json
-from polycycle.surgery.deltas import DELTA_TYPE, EXACT, Delta, open_delta, row_blocks, wider
-from polycycle.surgery.grafting import refuse_own_folder
+from polycycle.surgery.deltas import (
+    DELTA_TYPE,
+    EXACT,
+    Delta,
+    dtype_name,
+    open_delta,
+    row_blocks,
+    wider,
+)
+from polycycle.surgery.graft_checks import refuse_own_folder
 
 NORMS = "norms.json"
 _SHORT = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -100,7 +108,7 @@ def save_delta(
     squares: dict[str, float] = dict.fromkeys(norms, 0.0)
     jobs = [_job(delta, base, norm, squares, dtype) for norm in norms.values()]
     is_exact = all(DTYPES[job.dtype] == wider(*delta.weight_dtypes(job.name)) for job in jobs)
-    stored_as = EXACT if is_exact else str(dtype).removeprefix("torch.")
+    stored_as = EXACT if dtype is None or is_exact else dtype_name(dtype)
     with folder_when_whole(out) as folder:
         write_tensors(folder, jobs, progress=progress)
         elements = sum(job.num_bytes // DTYPES[job.dtype].itemsize for job in jobs)
@@ -171,7 +179,7 @@ def _job(
 
     def make() -> Tensor:
         out = torch.empty(shape, dtype=stored)
-        for start, stop in row_blocks(shape, rows=common):
+        for start, stop in row_blocks(shape, last=common):
             rows = delta.read(name, start, stop, wide)
             before = base.read_rows(name, start, stop)
             after = delta.read_new_rows(name, start, stop, wide)
@@ -184,11 +192,9 @@ def _job(
             norm.largest = max(norm.largest, rows.abs().max().item())
             norm.inexact += int((again.to(wide) != after).sum())
             squares[name] += (kept.double() - rows.double()).square().sum().item()
-        for start, stop in row_blocks(shape):
-            if stop > common:
-                begin = max(start, common)
-                out[begin:stop] = delta.read_new_rows(name, begin, stop, wide).to(stored)
-                _refuse_overflow(out[begin:stop], name)
+        for start, stop in row_blocks(shape, first=common):
+            out[start:stop] = delta.read_new_rows(name, start, stop, wide).to(stored)
+            _refuse_overflow(out[start:stop], name)
         return out
 
     return TensorJob(name=name, dtype=_SHORT[stored], shape=shape, make=make)
@@ -197,6 +203,6 @@ def _job(
 def _refuse_overflow(rows: Tensor, name: str) -> None:
     if not rows.isfinite().all():
         raise GraftError(
-            f"{name}: the delta does not fit into {str(rows.dtype).removeprefix('torch.')}; store "
-            "it as bfloat16, or leave --dtype out to store it exactly"
+            f"{name}: the delta does not fit into {dtype_name(rows.dtype)}; store it as bfloat16, "
+            "or leave --dtype out to store it exactly"
         )

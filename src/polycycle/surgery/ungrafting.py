@@ -18,17 +18,17 @@ from polycycle.checkpoint import (
 from polycycle.errors import GraftError
 from polycycle.families import family_of_upcycled
 from polycycle.files import folder_when_whole, write_json
-from polycycle.surgery.deltas import Delta
-from polycycle.surgery.grafting import (
-    KEPT,
+from polycycle.surgery.delta_sums import (
     add_delta,
     dense_names,
     new_experts,
     packed_deltas,
-    refuse_own_folder,
     wide_of,
-    with_dense_settings,
 )
+from polycycle.surgery.deltas import Delta
+from polycycle.surgery.graft_checks import refuse_own_folder
+from polycycle.surgery.graft_config import with_dense_settings
+from polycycle.surgery.grafting import KEPT
 
 
 def ungraft(
