@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from polycycle.cli.app import out, tell, verb
+from polycycle.cli.forecast import show_plan
 from polycycle.cli.publishing import publish
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, in YAML.")]
@@ -29,8 +30,6 @@ def run(
     same command goes on.
     """
     if dry_run:
-        from polycycle.cli.plan import show_plan
-
         show_plan(recipe, overrides or [], probe=False, as_json=False)
         return
     carry_out(recipe, overrides or [], until="end")

@@ -5,14 +5,13 @@ from polycycle.errors import ExportError, did_you_mean
 from polycycle.export import ernie4_5_moe, flex_olmo, mixtral, qwen2_moe, qwen3_moe
 from polycycle.export.engines import why_wrong_on
 from polycycle.export.source import Source
-from polycycle.export.target import Target, TargetPlan, plan_target
+from polycycle.export.target import GGUF, Target, TargetPlan, plan_target
 
 TARGETS: dict[str, Target] = {
     module.TARGET.model_type: module.TARGET
     for module in (mixtral, qwen2_moe, qwen3_moe, flex_olmo, ernie4_5_moe)
 }
 AUTO = "auto"
-GGUF = "gguf"
 
 
 def choose_target(
@@ -79,7 +78,7 @@ def _exact_elsewhere(source: Source) -> list[str]:
 
 
 def _has_gguf(source: Source) -> bool:
-    try:  # it needs a package that is not always there, and imports from here
+    try:  # it needs a package that is not always there
         from polycycle.export.llama_cpp import plan_gguf
 
         plan_gguf(source)

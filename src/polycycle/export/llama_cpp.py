@@ -16,11 +16,10 @@ from torch import Tensor
 
 from polycycle.checkpoint import TensorJob, bytes_of
 from polycycle.errors import ExportError
-from polycycle.export.choosing import GGUF
 from polycycle.export.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from polycycle.export.slots import SlotPlan, plan_slots
 from polycycle.export.source import Source
-from polycycle.export.target import PROJECTIONS, expert_job, head_job, router_rows
+from polycycle.export.target import GGUF, PROJECTIONS, expert_job, head_job, router_rows
 
 # Families whose attention is that of llama.cpp's `llama` (biases included), and of `qwen3moe`.
 _ARCHITECTURES = {

@@ -18,6 +18,8 @@ from polycycle.errors import ExportError
 from polycycle.export.slots import Slot, SlotPlan, plan_slots
 from polycycle.export.source import Expert, Source
 
+GGUF = "gguf"
+"""What the user calls the target that is no stock architecture, but llama.cpp's file."""
 # A power of two scales exactly in every dtype. From 1e4 on, no token of 20,000 was off by more
 # than 1e-5 (tiny random models).
 CLASSIFIER_SCALE = 2.0**17

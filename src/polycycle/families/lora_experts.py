@@ -5,7 +5,7 @@ from types import new_class
 from typing import Any
 
 from polycycle.families.family import Family
-from polycycle.families.registry import LORA_EXPERTS_PREFIX
+from polycycle.families.model_types import LORA_EXPERTS_PREFIX
 from polycycle.modeling import LoraExpertsConfigMixin, LoraExpertsModelMixin
 
 

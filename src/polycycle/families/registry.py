@@ -12,6 +12,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from polycycle.errors import UpcycleError
+from polycycle.families.model_types import (
+    LORA_EXPERTS_PREFIX,
+    UPCYCLED_PREFIX,
+    has_lora_experts,
+    is_upcycled,
+)
 
 if TYPE_CHECKING:
     from polycycle.families.family import Family
@@ -29,8 +35,6 @@ SUPPORTED: Mapping[str, str] = {
     "granite": "granite",
     "phi3": "phi3",
 }
-_PREFIX = "polycycle_"
-LORA_EXPERTS_PREFIX = "loramoe_"
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
 
@@ -76,23 +80,13 @@ def family_of_upcycled(config: Mapping[str, Any], *, where: str) -> Family:
         UpcycleError: it is not one of ours.
     """
     model_type = str(config.get("model_type"))
-    name = SUPPORTED.get(model_type.removeprefix(_PREFIX))
+    name = SUPPORTED.get(model_type.removeprefix(UPCYCLED_PREFIX))
     if not is_upcycled(config) or name is None:
         raise UpcycleError(
             f"{where} is not an upcycled model (model_type {model_type!r}); "
             f"make one with `polycycle upcycle {where} OUT`"
         )
     return _load(name)
-
-
-def is_upcycled(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json describes one of our models."""
-    return str(config.get("model_type", "")).startswith(_PREFIX)
-
-
-def has_lora_experts(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json describes a dense model with LoRA experts (LoRAMoE)."""
-    return str(config.get("model_type", "")).startswith(LORA_EXPERTS_PREFIX)
 
 
 def family_of(config: Mapping[str, Any], *, where: str) -> Family:
