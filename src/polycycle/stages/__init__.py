@@ -3,7 +3,7 @@
 from polycycle.stages.base import build_base, build_sibling, copy_base, shipped_base
 from polycycle.stages.benchmarks import HowToMeasure, benchmark_model, benchmark_run
 from polycycle.stages.demo import SIBLING, write_demo
-from polycycle.stages.evaluating import evaluate_by_recipe, evaluate_on_text, languages_of
+from polycycle.stages.evaluate_alone import evaluate_by_recipe, evaluate_on_text, languages_of
 from polycycle.stages.export import (
     export_result,
     first_texts,
