@@ -5,8 +5,9 @@ that are never replayed and only measured); G1, G2, … are the groups added lat
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from polycycle.errors import ConfigError
 
@@ -75,6 +76,12 @@ def language_name(tag: str) -> str:
 def is_right_to_left(tag: str) -> bool:
     """Whether text of this language is written from right to left."""
     return tag.split("-")[0] in RIGHT_TO_LEFT
+
+
+def languages_by_group(recorded: Mapping[str, Any] | None) -> list[list[str]]:
+    """Original languages, then those of every expanded group, of a config's `language_groups`."""
+    groups = recorded or {}
+    return [list(groups.get("original") or ()), *map(list, groups.get("expanded") or ())]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """`polycycle export`, `verify` and `push`: out of our format, proved, and onto the hub."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -175,8 +176,8 @@ def _texts(
 ) -> dict[str, list[str]] | None:
     """What to compare on, by language; None is random token ids."""
     from polycycle.data import TextSource
-    from polycycle.languages import check_tag
-    from polycycle.stages import first_texts, languages_of_groups
+    from polycycle.languages import check_tag, languages_by_group
+    from polycycle.stages import first_texts
 
     if not has_tokenizer:
         if given:
@@ -193,7 +194,7 @@ def _texts(
         tag = check_tag(language)
         found[tag] = first_texts(TextSource(path=str(Path(path).resolve())), tag)
     groups = json.loads((model / "config.json").read_text(encoding="utf-8")).get("language_groups")
-    missing = [tag for tag in languages_of_groups(groups) if tag not in found]
+    missing = [tag for tag in chain(*languages_by_group(groups)) if tag not in found]
     if missing:
         tell(f"note: nothing is compared in {', '.join(missing)}; say --text for each of them, too")
     return found

@@ -16,6 +16,7 @@ from polycycle.export import EXPORT_FILE
 from polycycle.families import has_lora_experts, is_upcycled
 from polycycle.inference.loading import Speaker
 from polycycle.inference.trace import ORIGINAL, ExpertName, LayerChoices
+from polycycle.languages import languages_by_group
 from polycycle.modeling import record_routing
 
 
@@ -72,8 +73,7 @@ def export_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
 def languages_of_groups(checkpoint: Checkpoint) -> list[list[str]]:
     """Languages of the original and of every expanded group in order; empty where not recorded."""
     record = export_record(checkpoint) or checkpoint.config
-    groups = record.get("language_groups") or {}
-    return [groups.get("original") or [], *(groups.get("expanded") or [])]
+    return languages_by_group(record.get("language_groups"))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from polycycle.stages.export import (
     export_result,
     first_texts,
     held_out_texts,
-    languages_of_groups,
 )
 from polycycle.stages.pipeline import run_recipe
 from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
@@ -40,7 +39,6 @@ __all__ = [
     "held_out_texts",
     "is_done",
     "languages_of",
-    "languages_of_groups",
     "measure_similarity",
     "plan_run",
     "probe_tokens_per_second",

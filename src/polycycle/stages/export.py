@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from polycycle.export import (
     plan_export,
     verify,
 )
+from polycycle.languages import languages_by_group
 from polycycle.results import ExportedLanguage, ExportResult
 from polycycle.stages.corpora import text_source
 from polycycle.stages.run import Run
@@ -131,7 +132,7 @@ def export_result(folder: Path) -> ExportResult:
         source=record["exported_from"],
         base=record["base_model"],
         base_hash=record["base_hash"],
-        trained_languages=tuple(languages_of_groups(record["language_groups"])),
+        trained_languages=tuple(itertools.chain(*languages_by_group(record["language_groups"]))),
         target=record["target"],
         model_class=proof["model_class"],
         engines=record["right_for"],
@@ -143,13 +144,6 @@ def export_result(folder: Path) -> ExportResult:
         languages=dict(_languages(proof["languages"])),
         versions=proof["versions"],
     )
-
-
-def languages_of_groups(groups: Mapping[str, Any] | None) -> list[str]:
-    """The original and the expanded languages of a config's `language_groups`."""
-    known = groups or {}
-    expanded = (tag for group in known.get("expanded", ()) for tag in group)
-    return [*known.get("original", ()), *expanded]
 
 
 def _languages(compared: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ExportedLanguage]]:
