@@ -346,7 +346,8 @@ def test_a_second_group_leaves_the_first_as_it_was(recipe_settings, tmp_path):
     assert set(unmasked) == {"post-pretrain-g2"}
     change = unmasked["post-pretrain-g2"]
     at_the_end = result.curves[1].validations[-1].bits_per_byte
-    for tag in ("en", "es", "el", "tr"):
+    assert set(change.after) == {"en", "es", "el", "tr"}
+    for tag in ("en", "es", "el"):  # the first group's stages know nothing of Turkish
         assert change.before[tag] == pytest.approx(at_the_end[tag], rel=1e-2)  # bfloat16 weights
         assert change.after[tag] != change.before[tag]
     # Growing and post-pretraining the second group: everything earlier stays bit for bit.
@@ -369,6 +370,24 @@ def test_a_second_group_leaves_the_first_as_it_was(recipe_settings, tmp_path):
     page = write_report(result, tmp_path / "report").read_text()
     assert "review-g2" in page
     assert "began to take part, before the first step of post-pretrain-g2" in page
+
+
+def test_a_group_added_to_a_finished_run_makes_nothing_again(recipe_settings):
+    recipe_settings["experts"] = {
+        "num_experts": 4,
+        "allocation": {"total_experts": 8, "tokens_per_language": 200},
+    }
+    recipe_settings["languages"] = {"original": ["en"], "expanded": [["el", "tr"]]}
+    run_recipe(parse_recipe(recipe_settings), lambda note: None)
+    recipe_settings["languages"]["expanded"] = [["el", "tr"], ["es"]]
+    notes = []
+    result = run_recipe(parse_recipe(recipe_settings), notes.append)
+    done = ("similarity", "upcycle", "post-pretrain", "review")
+    assert [note for note in notes if note.endswith("done before, unchanged")] == [
+        f"{name}: done before, unchanged" for name in done
+    ]
+    assert result.final.name == "review-g2"
+    assert set(result.models[0].scores) == {"en", "el", "tr", "es"}
 
 
 def test_a_later_group_that_spoils_an_earlier_one_is_told(recipe_settings, tmp_path):

@@ -62,6 +62,9 @@ def test_classifiers_stand_where_expanded_and_original_languages_are_most_alike(
     assert chosen.config["classifier_layers"] == [0, 2]
     named = plan_recipe(recipe(classifier={"layers": [1]}), base, similarity)
     assert named.config["classifier_layers"] == [1]
+    assert named.config["classifier_threshold"] == 0
+    strict = plan_recipe(recipe(classifier={"layers": [1], "threshold": 1.5}), base, similarity)
+    assert strict.config["classifier_threshold"] == 1.5
 
 
 def test_dense_layers_get_no_classifier(base):

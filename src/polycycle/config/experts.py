@@ -18,6 +18,9 @@ class ClassifierConfig(Section):
     original languages are most alike (paper: 7 of 24)."""
     form: Literal["token", "sequence"] = "token"
     """Decide per token, or once per sequence as published; that refuses packing and caches."""
+    threshold: float = 0.0
+    """Score above which a token is original. Higher sends fewer tokens of originals to expert 0
+    alone, and fewer of expanded languages; only 0 can be exported."""
 
 
 class RetentionConfig(Section):

@@ -128,7 +128,9 @@ def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[
         groups=recipe.languages.groups(),
         output_dir=work,
         settings=_settings(config, method, recipe.seed),
-        validate=validation(corpora, config.validation_bytes, recipe.evaluation.context_length),
+        validate=validation(
+            corpora.valid, config.validation_bytes, recipe.evaluation.context_length
+        ),
         tell=run.tell,
     )
     if not is_first_rank():

@@ -65,7 +65,7 @@ def evaluate(
             "data": run.data_inputs(),
             "questions": run.question_inputs(),
             "tasks": run.task_inputs(),
-            "languages": run.recipe.languages.model_dump(mode="json"),
+            "languages": run.language_inputs(),
             "settings": run.recipe.evaluation.model_dump(mode="json"),
         },
         make=partial(_evaluate, run, name, model_path),

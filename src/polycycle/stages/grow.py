@@ -37,7 +37,7 @@ def grow(run: Run, group: int, source: Path, scores: ModelScores) -> Path:
             "most_used": most_used,
             "experts": recipe.experts.model_dump(mode="json", exclude={"assignment"}),
             **assignment_inputs(recipe, group),
-            "languages": recipe.languages.model_dump(mode="json"),
+            "languages": run.language_inputs(group),
             "seed": recipe.seed,
         },
         make=partial(_grow, run, group, source, table, most_used),

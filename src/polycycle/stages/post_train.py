@@ -76,7 +76,9 @@ def _post_train(run: Run, source: Path, work: Path, folder: Path) -> dict[str, A
         groups=groups,
         output_dir=work,
         settings=train_settings(config, recipe.seed),
-        validate=validation(run.corpora, config.validation_bytes, recipe.evaluation.context_length),
+        validate=validation(
+            run.corpora.valid, config.validation_bytes, recipe.evaluation.context_length
+        ),
         tell=run.tell,
     )
     if not is_first_rank():

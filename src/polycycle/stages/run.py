@@ -125,19 +125,32 @@ class Run:
         """Changes when the base's tensors or its config do."""
         return hash_json([self.base_inputs(), dict(self.base.config)])
 
-    def data_inputs(self) -> dict[str, Any]:
-        """What identifies the texts: the cache folders' names are content hashes."""
-        corpora = self.corpora
+    def language_inputs(self, group: int | None = None) -> dict[str, Any]:
+        """The languages up to an expanded group, of which a stage knows; all without one.
+
+        A later group can be added to the recipe of a finished run: what is done stays as it is.
+        """
+        languages = self.recipe.languages.model_dump(mode="json")
+        return {**languages, "expanded": languages["expanded"][:group]}
+
+    def data_inputs(self, group: int | None = None) -> dict[str, Any]:
+        """What identifies the texts up to a group: the cache folders' names are content hashes."""
+        corpora, known = self.corpora, self.known_languages(group)
         parts = {"train": corpora.post_pretrain, "review": corpora.review, "valid": corpora.valid}
         return {
             "tokenizer": tokenizer_hash(self.tokenizer),
             "packing": self.recipe.data.packing,
             "repeat": self.recipe.data.repeat,
             **{
-                part: {language: corpus.folder.name for language, corpus in of_part.items()}
+                part: {tag: corpus.folder.name for tag, corpus in of_part.items() if tag in known}
                 for part, of_part in parts.items()
             },
         }
+
+    def known_languages(self, group: int | None = None) -> tuple[str, ...]:
+        """Every language of the run up to an expanded group; all without one."""
+        groups = self.recipe.languages.groups()
+        return (groups if group is None else groups.first(group)).all
 
     def question_inputs(self) -> dict[str, Any]:
         """What identifies the multiple-choice questions: themselves."""

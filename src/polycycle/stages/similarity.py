@@ -39,8 +39,8 @@ def similarity(run: Run, group: int, model: str | Path) -> SimilarityTable | Non
         result_version=1,
         inputs={
             "model": run.base_inputs() if group == 1 else run.keys[Path(model).name],
-            "data": run.data_inputs(),
-            "languages": run.recipe.languages.model_dump(mode="json"),
+            "data": run.data_inputs(group),
+            "languages": run.language_inputs(group),
             "tokens_per_language": num_tokens,
             "context_length": run.recipe.evaluation.context_length,
         },

@@ -16,7 +16,7 @@ from polycycle.errors import TrainingError
 from polycycle.evaluation import measure_text
 from polycycle.ranks import is_first_rank, join_ranks, num_ranks
 from polycycle.results import Unmasking
-from polycycle.stages.corpora import RunCorpora, stage_corpora
+from polycycle.stages.corpora import Corpora, RunCorpora, stage_corpora
 from polycycle.stages.run import Run
 from polycycle.stages.training_record import active_parameters, write_record
 from polycycle.stages.training_stage import do_training, training_inputs
@@ -51,7 +51,7 @@ def train(
     name = name or stage_name(stage, group)
     inputs = {
         "source": run.keys[source.name],
-        **training_inputs(run, getattr(run.recipe, stage)),
+        **training_inputs(run, getattr(run.recipe, stage), group),
     }
     make = partial(_train, run, stage, name=name, group=group, source=source, finished=finished)
     return do_training(run, name, inputs, make)
@@ -82,7 +82,7 @@ def _train(
     dataset = training_data(recipe, stage, corpora, run.pad_token, group)
     classifier = recipe.experts.classifier
     validate = validation(
-        corpora,
+        {tag: corpora.valid[tag] for tag in run.known_languages(group)},
         config.validation_bytes,
         recipe.evaluation.context_length,
         is_padded=classifier is None or classifier.form != "sequence",
@@ -213,18 +213,18 @@ def train_settings(config: TrainConfig, seed: int) -> TrainSettings:
 
 
 def validation(
-    corpora: RunCorpora, max_bytes: int, context_length: int | None, *, is_padded: bool = True
+    valid: Corpora, max_bytes: int, context_length: int | None, *, is_padded: bool = True
 ) -> Callable[[Any], Mapping[str, float]]:
     """Bits per byte of every language on the first held-out documents.
 
     Args:
-        corpora: the run's texts.
+        valid: held-out text by language.
         max_bytes: UTF-8 bytes of each language.
         context_length: of a window.
         is_padded: windows of several lengths together; without it each is a batch of its own.
     """
     windows = {}
-    for language, corpus in corpora.valid.items():
+    for language, corpus in valid.items():
         totals = np.cumsum(corpus.text_bytes)
         count = min(int(np.searchsorted(totals, max_bytes)) + 1, len(corpus))
         batches = list(

@@ -23,11 +23,17 @@ _ADDED_LATER = {
 """Settings that stages finished before did not have, and what they would have been."""
 
 
-def training_inputs(run: Run, config: TrainConfig) -> dict[str, Any]:
-    """What shapes any training beside the model that it starts from."""
+def training_inputs(run: Run, config: TrainConfig, group: int | None = None) -> dict[str, Any]:
+    """What shapes any training beside the model that it starts from.
+
+    Args:
+        run: of which it is a stage.
+        config: its section of the recipe.
+        group: the language group that is being added, 1 for G1; None for a stage that sees all.
+    """
     return {
-        "data": run.data_inputs(),
-        "languages": run.recipe.languages.model_dump(mode="json"),
+        "data": run.data_inputs(group),
+        "languages": run.language_inputs(group),
         "settings": _without_defaults_added_later(
             config.model_dump(mode="json", exclude={"report_to"})
         ),

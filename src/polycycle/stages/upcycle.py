@@ -16,7 +16,7 @@ from polycycle.allocation import (
     with_dense_layers,
 )
 from polycycle.checkpoint import Checkpoint
-from polycycle.config import AllocationConfig, Recipe, RetentionConfig
+from polycycle.config import AllocationConfig, ClassifierConfig, Recipe, RetentionConfig
 from polycycle.errors import UpcycleError
 from polycycle.stages.run import Run
 from polycycle.stages.similarity import note_similarity, similarity, similarity_name
@@ -43,7 +43,7 @@ def upcycle(run: Run) -> Path:
             "config": dict(run.base.config),
             "experts": recipe.experts.model_dump(mode="json", exclude={"growth", "assignment"}),
             **assignment_inputs(recipe, 1),
-            "languages": recipe.languages.model_dump(mode="json"),
+            "languages": run.language_inputs(1),
             "seed": recipe.seed,
         },
         make=partial(_upcycle, run, table),
@@ -99,8 +99,7 @@ def plan_recipe(
         renormalize=experts.renormalize,
         init=experts.init,
         seed=recipe.seed,
-        classifier_layers=_classifier_layers(recipe, num_experts, num_layers, similarity),
-        classifier_form="token" if experts.classifier is None else experts.classifier.form,
+        **_classifier(recipe, num_experts, num_layers, similarity),
         **_retention(experts.exact_retention),
         languages=recipe.languages.groups().first(1),
         assignment=_assignment(recipe, 1, added),
@@ -173,6 +172,22 @@ def _assignment(recipe: Recipe, group: int, added: Sequence[int]) -> Assignment 
     return assign_experts(shares, added, is_exact=is_exact)
 
 
+def _classifier(
+    recipe: Recipe,
+    num_experts: int | tuple[int, ...],
+    num_layers: int,
+    similarity: SimilarityTable | None,
+) -> dict[str, Any]:
+    config = recipe.experts.classifier
+    if config is None:
+        return {}
+    return {
+        "classifier_layers": _classifier_layers(config, num_experts, num_layers, similarity),
+        "classifier_form": config.form,
+        "classifier_threshold": config.threshold,
+    }
+
+
 def _retention(config: RetentionConfig | None) -> dict[str, Any]:
     if config is None:
         return {}
@@ -211,15 +226,12 @@ def allocate(
 
 
 def _classifier_layers(
-    recipe: Recipe,
+    classifier: ClassifierConfig,
     num_experts: int | tuple[int, ...],
     num_layers: int,
     similarity: SimilarityTable | None,
 ) -> tuple[int, ...]:
     """The layers named, or the K mixture layers where expanded and original are most alike."""
-    classifier = recipe.experts.classifier
-    if classifier is None:
-        return ()
     if not isinstance(classifier.layers, int):
         return classifier.layers
     counts = (num_experts,) * num_layers if isinstance(num_experts, int) else num_experts

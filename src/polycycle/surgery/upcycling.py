@@ -65,6 +65,7 @@ def plan_upcycle(
     seed: int = 0,
     classifier_layers: Sequence[int] = (),
     classifier_form: ClassifierForm = "token",
+    classifier_threshold: float = 0.0,
     exact_retention: bool = False,
     retention_threshold: float = 0.0,
     retention_patience: int = 8,
@@ -84,6 +85,7 @@ def plan_upcycle(
         seed: of the routers (and of random experts).
         classifier_layers: layers that get a language classifier in front of the router.
         classifier_form: see `routing.LanguageClassifier`.
+        classifier_threshold: see there, too.
         exact_retention: put a `routing.RetentionGate` before the first mixture layer.
         retention_threshold: of that gate.
         retention_patience: of that gate.
@@ -122,6 +124,7 @@ def plan_upcycle(
     if classifier_layers:
         config["classifier_layers"] = sorted(classifier_layers)
         config["classifier_form"] = classifier_form
+        config["classifier_threshold"] = classifier_threshold
     if exact_retention:
         first = next(layer for layer, count in enumerate(counts) if count > 1)
         jobs.append(zeros_job(dense, family, first, "retention_gate.weight"))
