@@ -378,8 +378,10 @@ def test_a_group_added_to_a_finished_run_makes_nothing_again(recipe_settings):
         "allocation": {"total_experts": 8, "tokens_per_language": 200},
     }
     recipe_settings["languages"] = {"original": ["en"], "expanded": [["el", "tr"]]}
+    recipe_settings["data"]["repeat"] = True
     run_recipe(parse_recipe(recipe_settings), lambda note: None)
     recipe_settings["languages"]["expanded"] = [["el", "tr"], ["es"]]
+    recipe_settings["review"]["prior_form"] = "group"
     notes = []
     result = run_recipe(parse_recipe(recipe_settings), notes.append)
     done = ("similarity", "upcycle", "post-pretrain", "review")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polycycle.checkpoint import Checkpoint, open_checkpoint
-from polycycle.config import Recipe, TrainConfig
+from polycycle.config import PostPretrainConfig, Recipe, ReviewConfig, TrainConfig
 from polycycle.data import PackedDataset, evaluation_windows
 from polycycle.errors import TrainingError
 from polycycle.evaluation import measure_text
@@ -51,7 +51,7 @@ def train(
     name = name or stage_name(stage, group)
     inputs = {
         "source": run.keys[source.name],
-        **training_inputs(run, getattr(run.recipe, stage), group),
+        **training_inputs(run, stage_config(run.recipe, stage, group), group),
     }
     make = partial(_train, run, stage, name=name, group=group, source=source, finished=finished)
     return do_training(run, name, inputs, make)
@@ -77,8 +77,7 @@ def _train(
         What it cost, for the manifest.
     """
     recipe, corpora = run.recipe, run.corpora
-    config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
-    assert config is not None
+    config = stage_config(recipe, stage, group)
     dataset = training_data(recipe, stage, corpora, run.pad_token, group)
     classifier = recipe.experts.classifier
     validate = validation(
@@ -135,6 +134,23 @@ def stage_name(stage: TrainingStage, group: int) -> str:
     return stage.replace("_", "-") + (f"-g{group}" if group > 1 else "")
 
 
+def stage_config(
+    recipe: Recipe, stage: TrainingStage, group: int
+) -> PostPretrainConfig | ReviewConfig:
+    """A stage's section of the recipe, as one language group is trained by it.
+
+    Before a second group comes the group prior holds nobody but the originals, as the paper's does:
+    it is called that, so that asking for it when a group is added changes nothing of the first.
+    """
+    if stage == "post_pretrain":
+        return recipe.post_pretrain
+    review = recipe.review
+    assert review is not None
+    if group == 1 and review.prior_form == "group":
+        return review.model_copy(update={"prior_form": "paper"})
+    return review
+
+
 def training_data(
     recipe: Recipe,
     stage: TrainingStage,
@@ -145,8 +161,7 @@ def training_data(
     sequence_length: int | None = None,
 ) -> PackedDataset:
     """The packed sequences of one stage of one language group; of its own length by default."""
-    config = recipe.post_pretrain if stage == "post_pretrain" else recipe.review
-    assert config is not None
+    config = stage_config(recipe, stage, group)
     groups = recipe.languages.groups()
     texts, budgets = stage_corpora(recipe, stage, corpora, group)
     is_review = stage == "review"
