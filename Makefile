@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check fix lint types rooms docs docs-reference setup clean
+.PHONY: demo test check fix lint types rooms docs docs-reference docs-studies setup clean
 
 setup: .venv/ready
 
@@ -51,6 +51,10 @@ docs: .venv/docs
 # The pages of docs/reference, written from the recipe's schema and the commands.
 docs-reference: setup
 	$(BIN)/python tools/reference.py
+
+# docs/studies.md and its plots, from the results in benchmarks/studies.
+docs-studies: setup
+	$(BIN)/python tools/studies.py
 
 clean:
 	rm -rf .venv polycycle-demo build dist site

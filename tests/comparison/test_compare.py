@@ -7,6 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 from polycycle.cli import app
+from polycycle.comparison import plan_cells, running
+from polycycle.config import load_study
+from tests.config.test_study import study
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
 
@@ -89,6 +92,22 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
     # Nothing is left to do; a failed cell is tried again unless told not to.
     shown = call(file, "--no-retry")
     assert "3 cells, 3 need no run" in shown.output
+
+
+def test_a_demos_texts_hold_the_languages_of_cells_that_are_run_later(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(running, "write_demo", lambda home, **given: written.append(given))
+    monkeypatch.setattr(running, "_run", lambda cell: 0)
+    cells = {
+        "greek": {"languages.expanded": ["el"]},
+        "russian": {"languages.expanded": ["ru"], "languages.unseen_original": ["ar"]},
+    }
+    settings = {"data.train": "train/{language}.jsonl"}
+    asked = load_study(study(tmp_path, seeds=[0], settings=settings, cells=cells))
+    running.run_cells(asked, plan_cells(asked)[:1], tell=lambda note: None)
+    (given,) = written
+    assert given["expanded"] == ("el", "ru")
+    assert given["unseen"] == ("fr", "pt", "ar")
 
 
 def test_wrong_options_say_what_there_is(world):

@@ -67,6 +67,18 @@ def test_a_setting_for_all_variants_gives_way_to_their_own(tmp_path):
     assert six.recipe.experts.num_experts == (1, 4, 4, 4)
 
 
+def test_a_study_of_the_demo_may_bring_another_base(tmp_path):
+    cells = {"own": None, "mine": {"base": "bases/96"}}
+    own, mine = plan_cells(load_study(study(tmp_path, seeds=[0], cells=cells)))
+    assert (own.recipe.base, mine.recipe.base) == (
+        str(tmp_path / "out/demo/seed-0/base"),
+        "bases/96",
+    )
+    assert own.recipe.data.root == mine.recipe.data.root == tmp_path / "out/demo/seed-0/world"
+    every = plan_cells(load_study(study(tmp_path, seeds=[0]), overrides=["base=bases/256"]))
+    assert {cell.recipe.base for cell in every} == {"bases/256"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

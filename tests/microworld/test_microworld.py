@@ -23,6 +23,7 @@ from polycycle.microworld import (
     post_training,
     questions,
     summaries,
+    task_training,
     train_tokenizer,
     translations,
     write_microworld,
@@ -121,7 +122,7 @@ def test_files_are_parallel_disjoint_and_complete(tmp_path):
         assert not train & valid
     siblings = {f"post-train-{form}" for form in FORMATS}
     folders = {path.split("/")[0] for path in read}
-    assert folders == {"train", "valid", "questions", *TASKS, *siblings}
+    assert folders == {"train", "valid", "questions", *TASKS, *siblings, "post-train-tasks"}
     for folder in siblings:  # of replayed original languages alone
         assert f"{folder}/tr.jsonl" not in read
         held_out = {row["text"] for row in read["valid/en.jsonl"]}
@@ -129,8 +130,8 @@ def test_files_are_parallel_disjoint_and_complete(tmp_path):
     for task in TASKS:
         for language in ("en", "tr"):
             examples = read_task(tmp_path / "w" / task / f"{language}.jsonl")
-            # A sibling is asked about every relation of the people held out, and of all in Turkish.
-            least = 5 * 8 if language == "en" and task.startswith("instructions") else 4 * 32
+            # All but instructions in Turkish are about every relation of the people held out.
+            least = 4 * 32 if language == "tr" and task.startswith("instructions") else 4 * 8
             assert len(examples) == len(read[f"{task}/{language}.jsonl"]) >= least
     assert len(read["questions/en.jsonl"]) == 5 * 32
 
@@ -174,6 +175,28 @@ def test_a_sibling_is_trained_on_its_format_and_on_no_held_out_text(seed, tmp_pa
     write_microworld(tmp_path / "w", languages=("zh",), num_documents=1, seed=seed)
     lines = (tmp_path / "w" / "valid" / "zh.jsonl").read_text("utf-8").splitlines()
     assert not {json.loads(line)["text"] for line in lines} & set(texts)
+
+
+@pytest.mark.parametrize("language", ["es", "tr"])
+def test_tasks_are_trained_on_people_whom_no_task_asks_about(language, tmp_path):
+    write_microworld(tmp_path / "w", languages=(language,), num_documents=1)
+
+    def read(folder):
+        lines = (tmp_path / "w" / folder / f"{language}.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    trained = {row["text"] for row in read("post-train-tasks")}
+    names = [lexicon(language).names[person] for person in range(0, 32, 4)]
+    for folder, whole in (("summary", summaries), ("translation", translations)):
+        asked, every = read(folder), whole(WORLD, language)
+        assert len(asked) == len(every) / 4
+        assert all(any(name in row["response"] for name in names) for row in asked)
+        rest = {r["prompt"] + r["response"] for r in every if r["prompt"] not in
+                {row["prompt"] for row in asked}}  # fmt: skip
+        assert rest <= trained
+        assert not {row["prompt"] + row["response"] for row in asked} & trained
+    assert not {row["text"] for row in read("valid")} & trained
+    assert task_training(WORLD, language, seed=0) == [r["text"] for r in read("post-train-tasks")]
 
 
 @pytest.mark.parametrize("language", ["en", "el", "hi"])

@@ -137,3 +137,31 @@ def test_wrong_labels_change_what_review_learns(world, tmp_path):
     shares = [result.final.scores["en"].expert0_share for result in (right, wrong)]
     assert shares[0] > shares[1]
     assert right.models[1].content_hash == wrong.models[1].content_hash
+
+
+def test_reviews_of_any_replay_share_one_post_pretraining_and_none_reads_no_original(
+    world, tmp_path
+):
+    run(world, tmp_path / "some")
+    none = {"replay_documents": 0, "prior_coef": 0}
+    for name, review in (("none", none), ("more", {"replay_documents": 40}), ("left", "none")):
+        notes = []
+        reuse = [str(tmp_path / "some")]
+        recipe = parse_recipe(changed(world, tmp_path / name, review=review, reuse=reuse))
+        result = run_recipe(recipe, notes.append)
+        assert any(note.startswith("post-pretrain: taken over from") for note in notes), notes
+        assert not any(note.startswith("review: taken over") for note in notes)
+        if name == "none":
+            assert result.curves[-1].stage == "review"
+            assert result.curves[-1].training[-1].lm_loss.keys() == {"el", "tr"}
+
+
+def test_what_learns_from_original_text_is_refused_where_none_is_replayed(world, tmp_path):
+    none = {"replay_documents": 0}
+    with pytest.raises(ConfigError, match=r"review\.prior_coef: .*or set this to 0"):
+        parse_recipe(changed(world, tmp_path, review=none))
+    none["prior_coef"] = 0
+    parse_recipe(changed(world, tmp_path, review=none))
+    for more in ({"classifier": {"layers": [1]}}, {"exact_retention": {}}):
+        with pytest.raises(ConfigError, match=r"experts\.\w+: .*or leave this out"):
+            parse_recipe(changed(world, tmp_path, review=none, experts=more))

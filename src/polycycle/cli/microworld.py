@@ -18,6 +18,10 @@ def microworld(
         bool,
         typer.Option("--base", help="Train the dense base (some minutes) instead of writing text."),
     ] = False,
+    hidden_size: Annotated[
+        int | None,
+        typer.Option(help="Of the base, a multiple of 32; by default 160, as the shipped one."),
+    ] = None,
     sibling: Annotated[
         str | None,
         typer.Option(
@@ -39,6 +43,8 @@ def microworld(
     """
     if of is not None and sibling is None:
         raise ConfigError("--of names the base of a --sibling; give its format, too")
+    if hidden_size is not None and not base:
+        raise ConfigError("--hidden-size is that of a base to train; give --base, too")
     if base and sibling is not None:
         raise ConfigError("--base and --sibling are two models; make one after the other")
     if sibling is not None:
@@ -52,9 +58,10 @@ def microworld(
             )
         build_sibling(folder, known, form=sibling, seed=seed)
     elif base:
-        from polycycle.stages import build_base
+        from polycycle.stages import HIDDEN_SIZE, build_base
 
-        build_base(folder, seed=seed)
+        size = HIDDEN_SIZE if hidden_size is None else hidden_size
+        build_base(folder, seed=seed, hidden_size=size)
     else:
         from polycycle.microworld import write_microworld
 

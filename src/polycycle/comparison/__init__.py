@@ -1,16 +1,23 @@
 """Variants of one recipe side by side: run what is missing, then table, plots and page."""
 
 from polycycle.comparison.figures import Comparison, compare
-from polycycle.comparison.page import comparison_page
+from polycycle.comparison.page import comparison_page, quality_figures, quality_table
+from polycycle.comparison.reading import read_comparison
 from polycycle.comparison.running import Cell, plan_cells, run_cells
 from polycycle.comparison.terminal import comparison_table
+from polycycle.comparison.wording import LEGEND, sentences
 
 __all__ = [
+    "LEGEND",
     "Cell",
     "Comparison",
     "compare",
     "comparison_page",
     "comparison_table",
     "plan_cells",
+    "quality_figures",
+    "quality_table",
+    "read_comparison",
     "run_cells",
+    "sentences",
 ]

@@ -42,9 +42,9 @@ def comparison_page(comparison: Comparison) -> str:
         sentences=sentences(comparison),
         legend=LEGEND,
         answers=comparison.answers,
-        qualities=_qualities(comparison),
+        qualities=quality_table(comparison),
         costs=_costs(comparison),
-        quality_plots=_plots(comparison, _quality_axes(comparison), "Top right is best."),
+        quality_plots=quality_figures(comparison),
         cost_plots=_plots(comparison, _COST_AXES, "Top left is best."),
         cells=_cells(comparison),
         failed=[one for one in comparison.outcomes if one.status == "failed"],
@@ -65,7 +65,8 @@ def _numbered(comparison: Comparison) -> list[tuple[str, Row]]:
     ]
 
 
-def _qualities(comparison: Comparison) -> Table:
+def quality_table(comparison: Comparison) -> Table:
+    """What every variant gained, kept and answered, numbered as in the plots."""
     rows = tuple(
         (
             title,
@@ -109,6 +110,11 @@ _COST_AXES: tuple[_Axis, ...] = (
     ("Gain against size", "parameters_total", "Parameters in all, millions", 1e-6),
 )
 _SAME_COST = 0.02
+
+
+def quality_figures(comparison: Comparison) -> list[Figure]:
+    """Gain against each thing that is to be high, too; none that fewer than two variants have."""
+    return _plots(comparison, _quality_axes(comparison), "Top right is best.")
 
 
 def _quality_axes(comparison: Comparison) -> tuple[_Axis, ...]:

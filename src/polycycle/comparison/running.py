@@ -110,7 +110,9 @@ def plan_cells(study: Study) -> list[Cell]:
             places["name"] = f"{study.title_of(name)}, seed {seed}"
             if demo:
                 home = study.output / _SHARED / f"seed-{seed}"
-                places |= {"base": str(home / "base"), "data.root": str(home / "world")}
+                places["data.root"] = str(home / "world")
+                if "base" not in {**study.settings, **study.cells[name].settings}:
+                    places["base"] = str(home / "base")
             recipe = cell_recipe(study, name, settings, places)
             if demo:
                 recipe = _with_siblings_in(home, recipe)
@@ -158,15 +160,13 @@ def run_cells(
     """Run every cell that has no result yet; one that fails is told, and the rest goes on.
 
     Args:
-        study: for its recipe and titles.
+        study: for its recipe, its titles, and the languages of its texts.
         cells: in this order; those that show another's run are passed over.
         tell: where a line for each cell goes.
         retry_failed: try cells again that failed. An interrupted cell goes on where it was
             either way.
     """
     cells = [cell for cell in cells if cell.of is None]
-    spoken = (cell.recipe.languages.groups().all_expanded for cell in cells)
-    expanded = tuple(dict.fromkeys(tag for tags in spoken for tag in tags))
     waiting = [cell for cell in cells if not cell.is_done]
     if not retry_failed:
         waiting = [cell for cell in waiting if not cell.has_failed]
@@ -176,7 +176,7 @@ def run_cells(
             home = study.output / _SHARED / f"seed-{cell.seed}"
             grafted = () if cell.recipe.graft is None else cell.recipe.graft.post
             siblings = [Path(one.model).name for one in grafted if Path(one.model).parent == home]
-            write_demo(home, seed=cell.seed, tell=tell, expanded=expanded, siblings=siblings)
+            write_demo(home, seed=cell.seed, tell=tell, siblings=siblings, **_languages(study))
         tell(f"[{number}/{len(waiting)}] {study.title_of(cell.name)}, seed {cell.seed} …")
         started = time.monotonic()
         code = _run(cell)
@@ -185,6 +185,15 @@ def run_cells(
             tell(f"    done in {minutes:.1f} min")
         else:
             tell(f"    FAILED (exit code {code}): {cell.last_words()}\n    {cell.log_file}")
+
+
+def _languages(study: Study) -> dict[str, tuple[str, ...]]:
+    """Those of all variants, whichever are run now: they share their texts."""
+    groups = [cell.recipe.languages.groups() for cell in plan_cells(study)]
+    return {
+        "expanded": tuple(dict.fromkeys(tag for one in groups for tag in one.all_expanded)),
+        "unseen": tuple(dict.fromkeys(tag for one in groups for tag in one.unseen_original)),
+    }
 
 
 def _run(cell: Cell) -> int:

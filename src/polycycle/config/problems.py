@@ -31,7 +31,7 @@ def data_problems(
             if unknown:
                 problems.append(f"data.{part}: {', '.join(unknown)} stand in no language group")
     needed = set(groups.all_expanded)
-    if review is not None or post_pretrain.replay_share > 0:
+    if (review is not None and review.replay_documents) or post_pretrain.replay_share > 0:
         needed |= set(groups.original)
     # Every language is measured; the unseen ones are in no training text.
     for part, wanted in (("train", needed), ("valid", known)):
@@ -45,6 +45,26 @@ def data_problems(
             "set post_pretrain.replay_share above 0"
         )
     return problems
+
+
+def replay_problems(
+    review: ReviewConfig | None, experts: ExpertsConfig, languages: LanguagesConfig
+) -> list[str]:
+    """What a review teaches by original text, where it replays none."""
+    if review is None or review.replay_documents:
+        return []
+    holds_groups = review.prior_form == "group" and len(languages.expanded) > 1
+    taught = {
+        "review.prior_coef": review.prior_coef > 0 and not holds_groups,
+        "experts.classifier": experts.classifier is not None,
+        "experts.exact_retention": experts.exact_retention is not None,
+    }
+    return [
+        f"{key}: learns from original text, but review.replay_documents is 0; raise that, or "
+        f"{'set this to 0' if key.endswith('_coef') else 'leave this out'}"
+        for key, is_asked_for in taught.items()
+        if is_asked_for
+    ]
 
 
 def assignment_problems(

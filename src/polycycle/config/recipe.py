@@ -24,6 +24,7 @@ from polycycle.config.problems import (
     frozen_base_problems,
     graft_problems,
     post_train_problems,
+    replay_problems,
 )
 from polycycle.config.section import Section
 from polycycle.config.training import PostPretrainConfig, PostTrainConfig, ReviewConfig
@@ -74,6 +75,7 @@ class Recipe(Section):
         """What no section can see alone; all problems are told together."""
         problems = [
             *data_problems(self.data, self.languages, self.post_pretrain, self.review),
+            *([] if self.baseline else replay_problems(self.review, self.experts, self.languages)),
             *assignment_problems(self.experts, self.languages, self.post_pretrain),
             *baseline_problems(self.baseline, self.languages, self.post_pretrain, self.export),
             *frozen_base_problems(self.post_pretrain, self.baseline, self.experts),

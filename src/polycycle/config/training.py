@@ -112,8 +112,9 @@ class ReviewConfig(TrainConfig):
 
     sequence_length: Annotated[int, Field(ge=8)] = 512
     """Tokens per packed sequence (paper: 512)."""
-    replay_documents: Count = 50_000
-    """Documents per original language (paper: 50K, where the curve saturates)."""
+    replay_documents: Annotated[int, Field(ge=0)] = 50_000
+    """Documents per original language (paper: 50K, where the curve saturates). 0 replays none, and
+    leaves nothing that `prior_coef` could hold."""
     expanded_documents: Count = 100_000
     """Documents per expanded language (paper: 100K, a ratio of 1 to 2)."""
     tokens: Count | None = None

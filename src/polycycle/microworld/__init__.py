@@ -26,7 +26,7 @@ from polycycle.microworld.world import (
     World,
     lexicon,
 )
-from polycycle.microworld.writing import post_training, write_microworld
+from polycycle.microworld.writing import post_training, task_training, write_microworld
 
 __all__ = [
     "FORMATS",
@@ -47,6 +47,7 @@ __all__ = [
     "post_training",
     "questions",
     "summaries",
+    "task_training",
     "train_tokenizer",
     "translations",
     "write_microworld",

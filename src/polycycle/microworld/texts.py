@@ -161,17 +161,23 @@ def instructions(
             "form": shape.pattern,
         }
         for fact in _facts(world, words)
-        if held_out is None or held_out == (fact.person % _EVERY_FOURTH == 0)
+        if _is_meant(fact, held_out)
     ]
     random.Random("instructions").shuffle(found)
     return found
 
 
-def translations(world: World, target: str) -> list[dict[str, str]]:
+def _is_meant(fact: Fact, held_out: bool | None) -> bool:
+    return held_out is None or held_out == (fact.person % _EVERY_FOURTH == 0)
+
+
+def translations(
+    world: World, target: str, *, held_out: bool | None = None
+) -> list[dict[str, str]]:
     """Facts to translate into `target`, each from every other original language that tells it.
 
     Mixed, so that any first few rows are of all sources and relations. `source` is the language
-    that the row translates from.
+    that the row translates from. `held_out` chooses the people as for `instructions`.
     """
     words = lexicon(target)
     found = []
@@ -185,14 +191,17 @@ def translations(world: World, target: str) -> list[dict[str, str]]:
                     "source": source,
                 }
                 for fact in _facts(world, words)
-                if fact.relation in told.relations
+                if fact.relation in told.relations and _is_meant(fact, held_out)
             ]
     random.Random("translations").shuffle(found)
     return found
 
 
-def summaries(world: World, language: str) -> list[dict[str, str]]:
-    """Small talk around one fact, and the fact: what a one-sentence summary keeps."""
+def summaries(world: World, language: str, *, held_out: bool | None = None) -> list[dict[str, str]]:
+    """Small talk around one fact, and the fact: what a one-sentence summary keeps.
+
+    `held_out` chooses the people as for `instructions`.
+    """
     words = lexicon(language)
     draw = random.Random(f"summaries {language}")
     found = []
@@ -200,7 +209,8 @@ def summaries(world: World, language: str) -> list[dict[str, str]]:
         sentences = draw.sample(words.fillers, 2)
         sentences.insert(draw.randint(0, 2), words.statement(fact))
         prompt = _prompt("Text", words.space.join(sentences), "Summary")
-        found.append({"prompt": prompt, "response": words.statement(fact)})
+        if _is_meant(fact, held_out):
+            found.append({"prompt": prompt, "response": words.statement(fact)})
     return found
 
 

@@ -37,7 +37,8 @@ def write_microworld(
     "choices", "answer"}`; `summary/`, `translation/el.jsonl` (into Greek) and
     `instructions-FORMAT/` for every instruction format hold generation tasks, `{"prompt",
     "response"}`, instructions with their `form`; `post-train-FORMAT/` what a sibling of that format
-    is trained on, `{"text"}`, in the replayed original languages.
+    is trained on, `{"text"}`, in the replayed original languages; `post-train-tasks/` summaries and
+    translations to post-train on, of the people whom `summary/` and `translation/` leave out.
     No held-out document stands in the training text.
 
     Args:
@@ -79,8 +80,10 @@ def write_microworld(
                         partial / f"post-train-{form}" / f"{language}.jsonl",
                         _rows(asked_of_sibling),
                     )
-            _write(partial / "summary" / f"{language}.jsonl", summaries(world, language))
-            _write(partial / "translation" / f"{language}.jsonl", translations(world, language))
+            for name, rows in _tasks(world, language, held_out=True).items():
+                _write(partial / name / f"{language}.jsonl", rows)
+            texts = task_training(world, language, seed=seed)
+            _write(partial / "post-train-tasks" / f"{language}.jsonl", _rows(texts))
 
 
 def post_training(world: World, language: str, *, form: str, seed: int) -> list[str]:
@@ -95,9 +98,36 @@ def post_training(world: World, language: str, *, form: str, seed: int) -> list[
         seed: of the plain documents.
     """
     asked = instructions(world, language, form=form, held_out=False)
+    answered = [f"{row['prompt']} {row['response']}" for row in asked]
+    return answered + _plain(world, language, seed)
+
+
+def task_training(world: World, language: str, *, seed: int) -> list[str]:
+    """What a model is post-trained on to summarise in a language and to translate into it.
+
+    Of three people in four, and some plain text, as in `post_training`.
+
+    Args:
+        world: the facts.
+        language: of the answers.
+        seed: of the plain documents.
+    """
+    asked = [row for rows in _tasks(world, language, held_out=False).values() for row in rows]
+    return [row["prompt"] + row["response"] for row in asked] + _plain(world, language, seed)
+
+
+def _tasks(world: World, language: str, *, held_out: bool) -> dict[str, list[dict[str, str]]]:
+    return {
+        "summary": summaries(world, language, held_out=held_out),
+        "translation": translations(world, language, held_out=held_out),
+    }
+
+
+def _plain(world: World, language: str, seed: int) -> list[str]:
+    """A few documents that `write_microworld` does not hold out."""
     held_out = set(_first(documents(world, language, seed=_VALID), _NUM_VALID))
-    plain = (text for text in documents(world, language, seed=seed) if text not in held_out)
-    return [f"{row['prompt']} {row['response']}" for row in asked] + _first(plain, _NUM_PLAIN)
+    texts = (text for text in documents(world, language, seed=seed) if text not in held_out)
+    return _first(texts, _NUM_PLAIN)
 
 
 def _first(texts: Iterable[str], count: int) -> list[str]:

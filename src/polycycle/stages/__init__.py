@@ -1,6 +1,12 @@
 """A run as stages: each reads folders and writes one folder."""
 
-from polycycle.stages.base import build_base, build_sibling, copy_base, shipped_base
+from polycycle.stages.base import (
+    HIDDEN_SIZE,
+    build_base,
+    build_sibling,
+    copy_base,
+    shipped_base,
+)
 from polycycle.stages.benchmarks import HowToMeasure, benchmark_model, benchmark_run
 from polycycle.stages.demo import SIBLING, write_demo
 from polycycle.stages.evaluate_alone import evaluate_by_recipe, evaluate_on_text, languages_of
@@ -20,6 +26,7 @@ from polycycle.stages.similarity import (
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage, stage_folders
 
 __all__ = [
+    "HIDDEN_SIZE",
     "SIBLING",
     "HowToMeasure",
     "MeasuredSimilarity",

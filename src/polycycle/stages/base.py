@@ -41,12 +41,11 @@ TOKENS = 2_400_000
 TRACE_TOKENS = 25_000
 SIBLING_TOKENS = 60_000
 SIBLING_RATE = 3e-4
+HIDDEN_SIZE = 160
+"""Of the shipped base."""
+_HEAD_SIZE = 32
 _SHAPE: dict[str, Any] = {
-    "hidden_size": 160,
-    "intermediate_size": 448,
     "num_hidden_layers": 4,
-    "num_attention_heads": 5,
-    "num_key_value_heads": 5,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
     "bos_token_id": None,
@@ -55,7 +54,14 @@ _SHAPE: dict[str, Any] = {
 }
 
 
-def build_base(folder: Path, *, seed: int = 0, tokens: int = TOKENS, family: str = "llama") -> None:
+def build_base(
+    folder: Path,
+    *,
+    seed: int = 0,
+    tokens: int = TOKENS,
+    family: str = "llama",
+    hidden_size: int = HIDDEN_SIZE,
+) -> None:
     """Train the microworld's dense base from nothing and write it to `folder` in bfloat16.
 
     It speaks en, zh, es, fr and pt, and has seen a trace of the other languages.
@@ -65,11 +71,16 @@ def build_base(folder: Path, *, seed: int = 0, tokens: int = TOKENS, family: str
         seed: of weights and data order.
         tokens: to train on.
         family: dense architecture.
+        hidden_size: a multiple of 32, the size of an attention head; other widths follow it.
+
+    Raises:
+        ConfigError: the hidden size is not possible.
     """
+    shape = {**_SHAPE, **_widths(hidden_size)}
     with folder_when_whole(folder) as partial, tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         train_tokenizer(partial)
-        model = _train(partial, work, seed=seed, tokens=tokens, family=family)
+        model = _train(partial, work, seed=seed, tokens=tokens, family=family, shape=shape)
         model.config.use_cache = True
         model.to(torch.bfloat16).save_pretrained(partial)
 
@@ -112,13 +123,37 @@ def build_sibling(
         tokenizer.save_pretrained(partial)
 
 
-def _train(tokenizer_folder: Path, work: Path, *, seed: int, tokens: int, family: str) -> Any:
+def _widths(hidden_size: int) -> dict[str, int]:
+    """What grows with the hidden size: heads, and the feed-forward blocks, 2.8 times as wide."""
+    if hidden_size < _HEAD_SIZE or hidden_size % _HEAD_SIZE:
+        raise ConfigError(
+            f"--hidden-size {hidden_size}: attention heads have {_HEAD_SIZE}, so give a multiple "
+            f"of that, such as {HIDDEN_SIZE}"
+        )
+    heads = hidden_size // _HEAD_SIZE
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": 16 * round(2.8 * hidden_size / 16),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+    }
+
+
+def _train(
+    tokenizer_folder: Path,
+    work: Path,
+    *,
+    seed: int,
+    tokens: int,
+    family: str,
+    shape: Mapping[str, Any],
+) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     dataset = _dataset(tokenizer, work, seed=seed, tokens=tokens)
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **_SHAPE)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **shape)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return _fit(model, dataset, work, "base", seed=seed, learning_rate=3e-3)
 

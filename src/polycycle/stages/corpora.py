@@ -168,8 +168,9 @@ def _review_corpora(recipe: Recipe, corpus: Callable[..., TokenizedCorpus]) -> d
         return {}
     groups = recipe.languages.groups()
     replay, expanded = recipe.review.replay_documents, recipe.review.expanded_documents
+    replayed = groups.original if replay else ()
     return {
-        **{tag: corpus(tag, "train", max_documents=replay) for tag in groups.original},
+        **{tag: corpus(tag, "train", max_documents=replay) for tag in replayed},
         **{tag: corpus(tag, "train", max_documents=expanded) for tag in groups.all_expanded},
     }
 
@@ -204,7 +205,8 @@ def stage_corpora(
     """
     groups = recipe.languages.groups().first(group)
     if stage == "review":
-        chosen = {tag: corpora.review[tag] for tag in (*groups.original, *groups.all_expanded)}
+        wanted = [*groups.original, *groups.all_expanded]
+        chosen = {tag: corpora.review[tag] for tag in wanted if tag in corpora.review}
         return chosen, _review_budgets(recipe, chosen)
     tags = [tag for tag in (*groups.expanded[-1], *groups.original) if tag in corpora.budgets]
     return (

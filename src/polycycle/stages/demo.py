@@ -10,7 +10,7 @@ from polycycle.stages.base import build_sibling, copy_base
 
 SIBLING = "brackets"
 """The instruction format of the sibling that the demo grafts."""
-_REPLAYED, _UNSEEN, _EXPANDED = 2500, 10, 22_000  # documents
+_REPLAYED, _UNSEEN, _EXPANDED = 3200, 10, 22_000  # documents
 
 
 def write_demo(
@@ -19,6 +19,7 @@ def write_demo(
     seed: int,
     tell: Callable[[str], None],
     expanded: Sequence[str] = GROUP_1,
+    unseen: Sequence[str] = UNSEEN_ORIGINAL,
     siblings: Sequence[str] = (SIBLING,),
 ) -> Path:
     """Write `world/`, `base/`, its siblings and `recipe.yaml`; what is there already stays.
@@ -27,7 +28,8 @@ def write_demo(
         folder: of the demo.
         seed: of the texts.
         tell: where notes go.
-        expanded: languages of the world that the base hardly knows.
+        expanded: languages of the world that are to be learned.
+        unseen: languages that are measured alone, unless they are to be learned, too.
         siblings: instruction formats; for each the base is post-trained, to a folder of that name.
 
     Returns:
@@ -38,7 +40,7 @@ def write_demo(
         tell(f"writing the microworld to {world}")
         counts = {
             **dict.fromkeys(ORIGINAL, _REPLAYED),
-            **dict.fromkeys(UNSEEN_ORIGINAL, _UNSEEN),
+            **dict.fromkeys(unseen, _UNSEEN),
             **dict.fromkeys(expanded, _EXPANDED),
         }
         write_microworld(world, seed=seed, languages=tuple(counts), num_documents=counts)

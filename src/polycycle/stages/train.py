@@ -54,6 +54,8 @@ def train(
         **training_inputs(run, stage_config(run.recipe, stage, group), group),
     }
     make = partial(_train, run, stage, name=name, group=group, source=source, finished=finished)
+    if stage == "post_pretrain":  # it reads no text of the review, so that several can follow it
+        del inputs["data"]["review"]
     return do_training(run, name, inputs, make)
 
 

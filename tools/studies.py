@@ -1,0 +1,135 @@
+"""Puts what studies measured into docs/studies.md, and draws docs/images/studies/NAME.svg.
+
+cp runs/freezing/comparison.json benchmarks/studies/freezing.json
+python tools/studies.py              # write the page and the plots (= make docs-studies)
+python tools/studies.py --check      # say which would change, and end with code 1 if any would
+
+A result is called after its recipe in recipes/studies. On the page, its place is between
+`<!-- measured: NAME -->` and `<!-- end -->`; all else is written by hand.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from polycycle.comparison import (
+    LEGEND,
+    Comparison,
+    quality_figures,
+    quality_table,
+    read_comparison,
+    sentences,
+)
+from polycycle.config import load_study
+
+ROOT = Path(__file__).parents[1]
+PAGE = Path("docs", "studies.md")
+PICTURES = Path("docs", "images", "studies")
+RESULTS = Path("benchmarks", "studies")
+RECIPES = Path("recipes", "studies")
+NOT_RUN = "Not run yet."
+PLACE = re.compile(r"(<!-- measured: ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# The colours of report/style.css on white, whatever page the picture stands on.
+STYLE = """\
+rect { fill: #ffffff; stroke: #d0d7de }
+text { font: 12.5px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+text { fill: #17191d } .tick { fill: #5d6470; font-size: 11.5px }
+.grid { stroke: #e2e5ea } .whisker { stroke: #c44e00; opacity: .55 }
+circle { fill: #c44e00 } circle.reference { fill: #17191d }
+.point text { fill: #ffffff; font-weight: 600 }
+"""
+_MARGIN = 14
+
+
+def results(root: Path) -> dict[str, Comparison]:
+    """Every committed result by the name of its recipe."""
+    found = {path.stem: read_comparison(path) for path in sorted((root / RESULTS).glob("*.json"))}
+    for name, comparison in found.items():
+        asked = load_study(root / RECIPES / f"{name}.yaml").name
+        if comparison.study.name != asked:
+            sys.exit(f"{RESULTS / name}.json is of {comparison.study.name!r}, not of {asked!r}")
+    return found
+
+
+def files(root: Path) -> dict[Path, str]:
+    """What page and plots are to hold, by path below `root`."""
+    found = results(root)
+    drawn = {name: picture(comparison) for name, comparison in found.items()}
+    pictures = {PICTURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
+    page = (root / PAGE).read_text(encoding="utf-8")
+    return {PAGE: filled(page, found), **pictures}
+
+
+def filled(page: str, found: Mapping[str, Comparison]) -> str:
+    """The page with every result in its place, and places without one marked so."""
+    places = {match.group(2) for match in PLACE.finditer(page)}
+    for name in sorted(set(found) - places):
+        sys.exit(f"{PAGE} has no place for {name}; add <!-- measured: {name} --> and <!-- end -->")
+
+    def fill(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        words = measured(name, found[name]) if name in found else NOT_RUN
+        return f"{begin}\n{words}\n\n{end}"
+
+    return PLACE.sub(fill, page)
+
+
+def measured(name: str, comparison: Comparison) -> str:
+    """Plot, table and what it says, as Markdown."""
+    table = quality_table(comparison)
+    titles = [f"{title} ({unit})" if unit else title for title, unit in table.headings]
+    rows = [titles, ["---"] * len(titles), *table.sections[0].rows]
+    figures = quality_figures(comparison)[:1]
+    parts = [
+        *(f"![{one.title}](images/studies/{name}.svg)" for one in figures),
+        *(f"{one.title}. {one.note}" for one in figures),
+        "\n".join(f"| {' | '.join(map(plain, row))} |" for row in rows),
+        " ".join(sentences(comparison)),
+        f"{LEGEND} All numbers: [{name}.json](../{(RESULTS / name).as_posix()}.json).",
+    ]
+    return "\n\n".join(parts)
+
+
+def plain(cell: str) -> str:
+    """A cell's words, which neither end it nor are taken for HTML."""
+    return cell.replace("|", "/").replace("<", "&lt;")
+
+
+def picture(comparison: Comparison) -> str | None:
+    """Gain against what is kept, as a picture that needs no style sheet; None of one variant."""
+    figures = quality_figures(comparison)
+    if not figures:
+        return None
+    opening, rest = str(figures[0].plot).split(">", 1)
+    ((was, *size),) = re.findall(r'(viewBox="0 0 (\S+) (\S+)")', opening)
+    width, height = (float(side) + 2 * _MARGIN for side in size)
+    opening = opening.replace(was, f'viewBox="{-_MARGIN} {-_MARGIN} {width:g} {height:g}"')
+    opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
+    corner, inside = 1 - _MARGIN, f'width="{width - 2:g}" height="{height - 2:g}"'
+    card = f'<rect x="{corner}" y="{corner}" {inside} rx="10"/>'
+    return f"{opening}>\n<style>\n{STYLE}</style>\n{card}{rest}\n"
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    """Write, or check, and say what happened."""
+    changed = 0
+    for place, text in files(root).items():
+        path = root / place
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        changed += 1
+        if "--check" in arguments:
+            print(f"{place} differs from {RESULTS}")
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {place}")
+    if changed and "--check" in arguments:
+        print("run `make docs-studies` and commit what it writes")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
