@@ -1,6 +1,5 @@
 """The paper's ablations as settings: everything trained, and wrong labels in review."""
 
-import json
 
 import pytest
 import torch
@@ -82,13 +81,6 @@ def test_what_needs_a_frozen_base_is_refused_where_everything_trains(world, tmp_
     ):
         with pytest.raises(ConfigError, match="leaves no frozen base"):
             parse_recipe(changed(world, tmp_path, {"trains": "everything"}, **more))
-
-
-def test_the_default_of_settings_added_later_leaves_old_stages_done(world, tmp_path):
-    run(world, tmp_path / "run")
-    for stage in ("post-pretrain", "review"):
-        manifest = json.loads((tmp_path / "run" / stage / "manifest.json").read_text())
-        assert not {"trains", "wrong_labels"} & set(manifest["inputs"]["settings"])
 
 
 def test_a_share_of_the_reviewed_documents_gets_labels_of_the_other_kind(world, tmp_path):

@@ -64,6 +64,28 @@ def test_accumulation_changes_neither_language_modelling_nor_prior_loss(model):
         torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("scope", ["global", "micro_batch"])
+def test_global_balance_counts_the_choices_of_earlier_micro_batches(model, scope):
+    objective = dataclasses.replace(OBJECTIVE, balance_coef=1.0, balance_scope=scope)
+    items = [Sequences()[i] for i in range(6)]
+    parts = [collate(items[:2]), collate(items[2:])]
+    counts = count_step(parts, objective, CPU)
+    first, second = (compute_losses(model, part, objective, counts) for part in parts)
+    counted = (first, second) if scope == "global" else (second,)
+    expected = []
+    for index, layer in enumerate(second.routing):
+        is_real = second.language_ids >= 0
+        probs = layer.router_logits.double().softmax(-1)[is_real].mean(0)
+        chosen = sum(
+            torch.bincount(
+                of.routing[index].expert_ids[of.language_ids >= 0].flatten(), minlength=len(probs)
+            )
+            for of in counted
+        )
+        expected.append((len(probs) * chosen / chosen.sum() * probs).sum().item())
+    assert second.balance.item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
 def test_losses_are_summed_by_the_language_of_the_target(model):
     batch = collate([Sequences()[i] for i in range(6)])
     counts = count_step([batch], OBJECTIVE, CPU)

@@ -91,7 +91,8 @@ class PostPretrainConfig(TrainConfig):
     """α of the load-balancing loss, in the paper's normalisation (1.0 at balance). The released
     code's 0.01 is 0.02 here for top_k 2."""
     balance_scope: Literal["global", "micro_batch"] = "global"
-    """Expert shares and mean probabilities over all ranks, or per micro-batch as published."""
+    """Expert shares over all ranks and the micro-batches of a step so far, or per micro-batch as
+    published."""
     replay_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of tokens from original languages (the paper's one-stage ablation)."""
     prior_coef: Coefficient = 0.0

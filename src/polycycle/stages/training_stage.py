@@ -14,14 +14,6 @@ from polycycle.stages.run import Run
 from polycycle.stages.stage import Stage, read_manifest
 from polycycle.training import uses_bfloat16
 
-_ADDED_LATER = {
-    "trains": "new_experts",
-    "wrong_labels": 0.0,
-    "assignment_coef": 0.1,
-    "assignment_hard_steps": 0,
-}
-"""Settings that stages finished before did not have, and what they would have been."""
-
 
 def training_inputs(run: Run, config: TrainConfig, group: int | None = None) -> dict[str, Any]:
     """What shapes any training beside the model that it starts from.
@@ -34,20 +26,9 @@ def training_inputs(run: Run, config: TrainConfig, group: int | None = None) -> 
     return {
         "data": run.data_inputs(group),
         "languages": run.language_inputs(group),
-        "settings": _without_defaults_added_later(
-            config.model_dump(mode="json", exclude={"report_to"})
-        ),
+        "settings": config.model_dump(mode="json", exclude={"report_to"}),
         "seed": run.recipe.seed,
         "bfloat16": uses_bfloat16(config.precision),
-    }
-
-
-def _without_defaults_added_later(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a training stage as its inputs: stages made before stay as they are."""
-    return {
-        key: value
-        for key, value in settings.items()
-        if key not in _ADDED_LATER or value != _ADDED_LATER[key]
     }
 
 
@@ -55,7 +36,7 @@ def do_training(
     run: Run, name: str, inputs: dict[str, Any], make: Callable[[Path, Path], dict[str, Any]]
 ) -> Path:
     """The folder of a training stage; `make` gets where checkpoints live, and the folder."""
-    doing = Stage(name=name, result_version=1, inputs=inputs, make=lambda folder: {})
+    doing = Stage(name=name, result_version=2, inputs=inputs, make=lambda folder: {})
     work = run.output / ".work" / f"{name}-{doing.key[:16]}"
     _tell_of_other_work(run, name, work, doing.key)
     path = run.do(replace(doing, make=partial(make, work), on_every_rank=True))
