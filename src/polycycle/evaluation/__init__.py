@@ -20,7 +20,7 @@ from polycycle.evaluation.retention import (
 )
 from polycycle.evaluation.scores import language_scores, routing_table
 from polycycle.evaluation.similarity import feed_forward_blocks, mean_unit_vectors
-from polycycle.evaluation.speed import prefill_speed
+from polycycle.evaluation.speed import measure_paces, prefill_speed, take_turns
 from polycycle.evaluation.suites import SUITES
 from polycycle.evaluation.text import (
     LayerTally,
@@ -51,6 +51,7 @@ __all__ = [
     "load_language_model",
     "mean_unit_vectors",
     "measure_gate",
+    "measure_paces",
     "measure_task",
     "measure_text",
     "plan_benchmarks",
@@ -59,5 +60,6 @@ __all__ = [
     "routing_table",
     "run_lm_eval",
     "score_completions",
+    "take_turns",
     "usage_entropy",
 ]

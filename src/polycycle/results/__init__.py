@@ -45,6 +45,7 @@ from polycycle.results.scores import (
     TaskScore,
     TensorBytes,
 )
+from polycycle.results.speed import ModelSpeed, Pace
 from polycycle.results.training import (
     Alarm,
     CurvePoint,
@@ -74,6 +75,8 @@ __all__ = [
     "Measure",
     "MixedText",
     "ModelScores",
+    "ModelSpeed",
+    "Pace",
     "RetentionPoint",
     "RetentionSpeed",
     "RetentionTrade",
