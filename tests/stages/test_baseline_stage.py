@@ -15,7 +15,7 @@ from polycycle.errors import ConfigError
 from polycycle.languages import NO_LANGUAGE
 from polycycle.report import model_card, terminal_table, write_report
 from polycycle.results import load_result, save_result
-from polycycle.stages import Run, run_recipe, stage_folders
+from polycycle.stages import Run, plan_run, run_recipe, stage_folders
 from polycycle.stages.baseline import baseline_data
 from polycycle.stages.train import training_data
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
@@ -174,7 +174,7 @@ def test_what_a_baseline_cannot_be_is_said(world, tmp_path):
         parse_recipe(settings(world, tmp_path, baseline="full", languages=two))
     with pytest.raises(ConfigError, match="Did you mean 'rank'"):
         parse_recipe(settings(world, tmp_path, baseline={"method": "lora", "rnk": 4}))
-    with pytest.raises(ConfigError, match="one of full, lora, llama_pro, loramoe, half"):
+    with pytest.raises(ConfigError, match="one of full, lora, llama_pro, loramoe, half, shielded"):
         parse_recipe(settings(world, tmp_path, baseline="adapters"))
 
 
@@ -225,3 +225,43 @@ def test_half_fine_tuning_leaves_its_half_bit_for_bit(world, tmp_path):
     kept = sum(torch.equal(base.read(name), final.read(name)) for name in base.tensors)
     assert 0.4 < kept / len(base.tensors) < 0.6
     assert "import polycycle" not in model_card(result)
+
+
+def test_shielded_fine_tuning_leaves_the_columns_that_it_scored_highest(world, tmp_path):
+    method = {"method": "shielded", "share": 0.25, "calibration_tokens": 300}
+    asked = settings(world, tmp_path / "run", baseline=method)
+    asked["post_pretrain"] = {**asked["post_pretrain"], "weight_decay": 0.1}
+    recipe = parse_recipe(asked)
+    result = run_recipe(recipe, lambda note: None)
+    assert result.method == "Source-shielded fine-tuning"
+    assert plan_run(recipe).folders[1] == "shield-columns"
+    columns = load_file(tmp_path / "run" / "shield-columns" / "columns.safetensors")
+    base, final = open_checkpoint(world / "base"), open_checkpoint(result.final.folder)
+    free = 0
+    for name in base.tensors:
+        same = base.read(name) == final.read(name)
+        frozen = columns.get(name.removesuffix(".weight"))
+        if frozen is not None:
+            assert len(frozen) == same.shape[1] // 4
+            assert same[:, frozen].all(), name
+            free += same.numel() * 3 // 4
+        else:
+            free += same.numel()
+        assert not same.all(), name
+    cost = result.costs[0]
+    assert cost.parameters_trainable == free
+    assert cost.training_flops == cost.tokens * (4 * result.final.parameters_total + 2 * free)
+    manifest = json.loads((tmp_path / "run" / "shield-columns" / "manifest.json").read_text())
+    assert 250 < manifest["costs"]["tokens"] <= 300
+    assert "import polycycle" not in model_card(result)
+
+
+def test_shielding_needs_replayed_text_and_whole_models(world, tmp_path):
+    without = settings(world, tmp_path, baseline="shielded", review=None)
+    with pytest.raises(ConfigError, match="keep `review`, or set "):
+        parse_recipe(without)
+    without["post_pretrain"]["replay_share"] = 0.2
+    assert parse_recipe(without).baseline.share == 0.5
+    without["post_pretrain"]["fsdp"] = True
+    with pytest.raises(ConfigError, match="what `shielded` freezes is copied"):
+        parse_recipe(without)

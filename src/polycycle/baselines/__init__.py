@@ -16,18 +16,28 @@ from polycycle.baselines.llama_pro import (
 from polycycle.baselines.lora import add_adapters, merged_tensors
 from polycycle.baselines.loramoe import add_lora_experts, train_lora_experts
 from polycycle.baselines.merging import MergePlan, MergeRule, fill_merged, plan_merge
+from polycycle.baselines.shielded import (
+    column_scores,
+    highest_columns,
+    shield_columns,
+    shielded_tensors,
+)
 
 __all__ = [
     "MergePlan",
     "MergeRule",
     "add_adapters",
     "add_lora_experts",
+    "column_scores",
     "expand_blocks",
     "fill_merged",
+    "highest_columns",
     "llama_pro_names",
     "merged_tensors",
     "new_block_places",
     "plan_merge",
+    "shield_columns",
+    "shielded_tensors",
     "train_everything",
     "train_half",
     "train_lora_experts",

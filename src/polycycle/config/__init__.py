@@ -8,6 +8,7 @@ from polycycle.config.baseline import (
     LlamaProConfig,
     LoraConfig,
     LoraMoeConfig,
+    ShieldedConfig,
 )
 from polycycle.config.data import DataConfig, SourceConfig
 from polycycle.config.evaluation import EvaluationConfig
@@ -54,6 +55,7 @@ __all__ = [
     "Recipe",
     "RetentionConfig",
     "ReviewConfig",
+    "ShieldedConfig",
     "SiblingConfig",
     "SourceConfig",
     "Study",

@@ -48,6 +48,19 @@ class HalfConfig(Section):
     """Which baseline this is."""
 
 
+class ShieldedConfig(Section):
+    """Source-shielded updates: the columns of linear maps that the original languages need most
+    stay as they are, everything else trains (SSU)."""
+
+    method: Literal["shielded"] = "shielded"
+    """Which baseline this is."""
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Of each map's columns that are frozen (SSU: 0.5)."""
+    calibration_tokens: Count = 1_024_000
+    """Text of the original languages that columns are scored on, at most: the first of what is
+    replayed, all languages alike (SSU: 500 samples of 2048 tokens)."""
+
+
 class LoraMoeConfig(Section):
     """LoRAMoE: LoRA experts and routers beside the frozen feed-forward maps."""
 
@@ -75,6 +88,7 @@ BASELINES: dict[str, tuple[str, str]] = {
     "llama_pro": ("llama-pro", "LLaMA-Pro"),
     "loramoe": ("loramoe", "LoRAMoE"),
     "half": ("half-fine-tuning", "Half fine-tuning"),
+    "shielded": ("shielded-fine-tuning", "Source-shielded fine-tuning"),
 }
 """By method: the name of its stage and model, and of the method in reports."""
 
@@ -89,13 +103,14 @@ def _as_settings(value: Any) -> Any:
     return {"method": value} if isinstance(value, str) else value
 
 
-AnyBaseline = FullConfig | LoraConfig | LlamaProConfig | LoraMoeConfig | HalfConfig
+AnyBaseline = FullConfig | LoraConfig | LlamaProConfig | LoraMoeConfig | HalfConfig | ShieldedConfig
 BaselineConfig = Annotated[
     Annotated[FullConfig, Tag("method(full)")]
     | Annotated[LoraConfig, Tag("method(lora)")]
     | Annotated[LlamaProConfig, Tag("method(llama_pro)")]
     | Annotated[LoraMoeConfig, Tag("method(loramoe)")]
-    | Annotated[HalfConfig, Tag("method(half)")],
+    | Annotated[HalfConfig, Tag("method(half)")]
+    | Annotated[ShieldedConfig, Tag("method(shielded)")],
     Discriminator(
         _tag,
         custom_error_type="unknown_method",

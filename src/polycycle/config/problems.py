@@ -125,9 +125,10 @@ def baseline_problems(
     baseline: AnyBaseline | None,
     languages: LanguagesConfig,
     post_pretrain: PostPretrainConfig,
+    review: ReviewConfig | None,
     export: ExportConfig | None,
 ) -> list[str]:
-    """What a baseline has no use for."""
+    """What a baseline has no use for, or cannot do without."""
     if baseline is None:
         return []
     problems = []
@@ -137,9 +138,15 @@ def baseline_problems(
         )
     if export is not None:
         problems.append("export: needs a mixture of experts; leave `baseline` or `export` out")
-    if baseline.method == "lora" and post_pretrain.fsdp:
+    if baseline.method in ("lora", "shielded") and post_pretrain.fsdp:
         problems.append(
-            "post_pretrain.fsdp: LoRA's frozen model is copied to every process; set it false"
+            f"post_pretrain.fsdp: what `{baseline.method}` freezes is copied to every process; "
+            "set it false"
+        )
+    if baseline.method == "shielded" and review is None and not post_pretrain.replay_share:
+        problems.append(
+            "baseline.method: shielded scores columns on replayed text of the original languages; "
+            "keep `review`, or set post_pretrain.replay_share"
         )
     return problems
 

@@ -48,9 +48,9 @@ class Recipe(Section):
     languages: LanguagesConfig
     data: DataConfig
     baseline: BaselineConfig | None = None
-    """A method to compare with, by name (`full`, `half`, `lora`, `llama_pro`, `loramoe`) or with
-    settings; null upcycles. It trains in one stage, as `post_pretrain` says, on what
-    post-pretraining and review would read, shuffled together, with the language-modelling loss
+    """A method to compare with, by name (`full`, `half`, `shielded`, `lora`, `llama_pro`,
+    `loramoe`) or with settings; null upcycles. It trains in one stage, as `post_pretrain` says, on
+    what post-pretraining and review would read, shuffled together, with the language-modelling loss
     alone (LoRAMoE adds its balancing constraint); `experts`, all other `_coef`s and the rest of
     `review` are passed over."""
     experts: ExpertsConfig = ExpertsConfig()
@@ -77,7 +77,9 @@ class Recipe(Section):
             *data_problems(self.data, self.languages, self.post_pretrain, self.review),
             *([] if self.baseline else replay_problems(self.review, self.experts, self.languages)),
             *assignment_problems(self.experts, self.languages, self.post_pretrain),
-            *baseline_problems(self.baseline, self.languages, self.post_pretrain, self.export),
+            *baseline_problems(
+                self.baseline, self.languages, self.post_pretrain, self.review, self.export
+            ),
             *frozen_base_problems(self.post_pretrain, self.baseline, self.experts),
             *graft_problems(self.graft, self.baseline, self.review),
             *post_train_problems(

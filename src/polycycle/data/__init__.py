@@ -16,6 +16,7 @@ from polycycle.data.packing import (
 from polycycle.data.policy import DocumentPolicy, document_policy, tokenizer_hash
 from polycycle.data.progress import tokenizing_bars
 from polycycle.data.questions import Question, read_questions
+from polycycle.data.rows import packed_rows
 from polycycle.data.sources import TextSource
 from polycycle.data.statistics import CorpusStatistics, tokenizer_warnings
 from polycycle.data.task_data import (
@@ -59,6 +60,7 @@ __all__ = [
     "find_task_data",
     "mixed_windows",
     "packed_model_inputs",
+    "packed_rows",
     "read_benchmark",
     "read_documents",
     "read_excerpt",

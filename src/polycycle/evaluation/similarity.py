@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polycycle.data import packed_model_inputs
+from polycycle.data import packed_rows
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.evaluation.text import judges_whole_rows
 
@@ -68,8 +68,8 @@ def mean_unit_vectors(
     num_tokens = 0
     try:
         with _watch_inputs(blocks, add):
-            for row in _rows(documents, 1 if judges_whole_rows(model) else row_tokens):
-                inputs = _packed(row, model.device)
+            length = 1 if judges_whole_rows(model) else row_tokens
+            for inputs in packed_rows(documents, length, device=model.device):
                 model.model(**inputs)
                 num_tokens += inputs["input_ids"].shape[1]
                 if progress:
@@ -119,27 +119,3 @@ def _watch_inputs(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _rows(documents: Iterable[Tokens], row_tokens: int) -> Iterator[list[Tokens]]:
-    """Whole documents, together at most `row_tokens` tokens where each alone is."""
-    row: list[Tokens] = []
-    length = 0
-    for document in documents:
-        if row and length + len(document) > row_tokens:
-            yield row
-            row, length = [], 0
-        row.append(document)
-        length += len(document)
-    if row:
-        yield row
-
-
-def _packed(row: Sequence[Tokens], device: torch.device) -> dict[str, Any]:
-    """Model inputs [1, T] whose positions start anew with each document."""
-    tokens = np.concatenate(row).astype(np.int64)
-    positions = np.concatenate([np.arange(len(document)) for document in row])
-    batch = {"input_ids": tokens, "position_ids": positions}
-    return packed_model_inputs(
-        {name: torch.from_numpy(array)[None].to(device) for name, array in batch.items()}
-    )

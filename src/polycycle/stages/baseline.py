@@ -1,16 +1,26 @@
 """Training a baseline on what post-pretraining and review would read."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from polycycle.baselines import (
     add_adapters,
     add_lora_experts,
+    column_scores,
     expand_blocks,
+    highest_columns,
     merged_tensors,
     new_block_places,
+    shield_columns,
+    shielded_tensors,
     train_everything,
     train_half,
     train_lora_experts,
@@ -26,11 +36,13 @@ from polycycle.config import (
     LoraConfig,
     LoraMoeConfig,
     Recipe,
+    ShieldedConfig,
     TrainConfig,
 )
-from polycycle.data import JoinedDataset
+from polycycle.data import JoinedDataset, share_tokens
 from polycycle.ranks import is_first_rank
 from polycycle.stages.corpora import RunCorpora
+from polycycle.stages.evaluate import load_model
 from polycycle.stages.run import Run
 from polycycle.stages.stage import Stage
 from polycycle.stages.train import (
@@ -43,7 +55,12 @@ from polycycle.stages.train import (
 from polycycle.stages.training_record import write_record
 from polycycle.stages.training_stage import do_training, training_inputs
 from polycycle.surgery import write_trained
-from polycycle.training import TrainSettings, train_stage
+from polycycle.training import TrainedStage, TrainSettings, train_stage
+
+SHIELD = "shield-columns"
+"""Folder of the columns that shielded fine-tuning freezes."""
+_COLUMNS = "columns.safetensors"
+_CALIBRATION_LENGTH = 2048
 
 
 def train_baseline(run: Run) -> Path:
@@ -64,7 +81,11 @@ def train_baseline(run: Run) -> Path:
 
 
 def _start(run: Run, config: AnyBaseline) -> Path:
-    """What training starts from: the base, or the base with new blocks or LoRA experts."""
+    """What training starts from: the base, or the base with new blocks or LoRA experts.
+
+    Which columns are shielded is settled here, too: a training that goes on later, on another
+    number of threads perhaps, must not choose others.
+    """
     match config:
         case LlamaProConfig():
             stage = Stage(
@@ -81,6 +102,20 @@ def _start(run: Run, config: AnyBaseline) -> Path:
                 inputs={"base": run.base_key(), "method": method, "seed": run.recipe.seed},
                 make=partial(_fill_with_lora_experts, config, run.base, run.recipe.seed),
             )
+        case ShieldedConfig():
+            run.do(
+                Stage(
+                    name=SHIELD,
+                    result_version=1,
+                    inputs={
+                        "base": run.base_key(),
+                        "method": config.model_dump(mode="json"),
+                        "data": run.data_inputs(),
+                    },
+                    make=partial(_fill_columns, config, run),
+                )
+            )
+            return run.base.folder
         case _:
             return run.base.folder
     return run.do(stage)
@@ -107,6 +142,34 @@ def _fill_with_lora_experts(
     return {}
 
 
+def _fill_columns(config: ShieldedConfig, run: Run, folder: Path) -> dict[str, Any]:
+    """Fill `folder` with the columns to freeze, scored on what is replayed."""
+    documents = list(replayed_documents(run, config.calibration_tokens))
+    model = load_model(run.base)
+    frozen = highest_columns(column_scores(model, documents), config.share)
+    save_file(frozen, folder / _COLUMNS)
+    return {"tokens": sum(map(len, documents)), "documents": len(documents)}
+
+
+def replayed_documents(run: Run, num_tokens: int) -> Iterator[NDArray[np.int32]]:
+    """The first documents that are replayed of each original language, cut to a sequence.
+
+    Args:
+        run: of its texts.
+        num_tokens: of all languages together, at most; each has the same share.
+    """
+    corpora = run.corpora.review or run.corpora.post_pretrain
+    originals = run.recipe.languages.original
+    shares = share_tokens(num_tokens, dict.fromkeys(originals, 1.0))
+    for tag, left in shares.items():
+        for index in range(len(corpora[tag])):
+            document = corpora[tag].document(index)[: min(left, _CALIBRATION_LENGTH)]
+            if not len(document):
+                break
+            left -= len(document)
+            yield document
+
+
 def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[str, Any]:
     """Train the recipe's baseline and fill `folder` with its model, plain and dense but LoRAMoE's.
 
@@ -120,7 +183,10 @@ def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[
     config, method = recipe.post_pretrain, recipe.baseline
     assert method is not None
     model = load_for_training(source, fsdp=config.fsdp)
-    _prepare(model, method, int(run.base.config["num_hidden_layers"]), recipe.seed)
+    active = sum(parameter.numel() for parameter in model.parameters())
+    _prepare(model, method, run)
+    # Adapters come on top of the base's; what shielding freezes is no parameter any more.
+    active = max(active, sum(parameter.numel() for parameter in model.parameters()))
     done = train_stage(
         model,
         baseline_data(recipe, corpora, run.pad_token),
@@ -135,10 +201,8 @@ def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[
     )
     if not is_first_rank():
         return {}
-    active = sum(parameter.numel() for parameter in model.parameters())
     start = open_checkpoint(source)
-    trained = merged_tensors(model) if isinstance(method, LoraConfig) else done.trained
-    trained = with_second_head(trained, model, start)
+    trained = with_second_head(_dense_tensors(model, method, done), model, start)
     write_trained(start, trained, folder, trained)
     updated = done.parameters_trainable
     return write_record(name, done, folder, work, active=active, updated=updated)
@@ -167,8 +231,20 @@ def _settings(config: TrainConfig, method: AnyBaseline, seed: int) -> TrainSetti
     return replace(settings, localized_coef=coef, localized_delta=delta)
 
 
-def _prepare(model: Any, method: AnyBaseline, num_layers: int, seed: int) -> None:
+def _dense_tensors(model: Any, method: AnyBaseline, done: TrainedStage) -> dict[str, Tensor]:
+    """What was trained, by the names that the model's folder has for it."""
+    match method:
+        case LoraConfig():
+            return merged_tensors(model)
+        case ShieldedConfig():
+            return shielded_tensors(model)
+        case _:
+            return done.trained
+
+
+def _prepare(model: Any, method: AnyBaseline, run: Run) -> None:
     """Add what the method adds in memory, and freeze what it freezes."""
+    seed = run.recipe.seed
     match method:
         case FullConfig():
             train_everything(model)
@@ -185,5 +261,8 @@ def _prepare(model: Any, method: AnyBaseline, num_layers: int, seed: int) -> Non
             train_half(model, seed)
         case LoraMoeConfig():
             train_lora_experts(model)
+        case ShieldedConfig():
+            shield_columns(model, load_file(run.output / SHIELD / _COLUMNS))
         case LlamaProConfig():
+            num_layers = int(run.base.config["num_hidden_layers"])
             train_new_blocks(model, new_block_places(num_layers, method.every))

@@ -113,7 +113,11 @@ def _folders(recipe: Recipe) -> Iterator[str]:
     """The stages of a run, in the order in which it makes them."""
     if recipe.baseline is not None:
         yield "evaluate-base"
-        before = {"llama_pro": "expand-blocks", "loramoe": "add-lora-experts"}
+        before = {
+            "llama_pro": "expand-blocks",
+            "loramoe": "add-lora-experts",
+            "shielded": "shield-columns",
+        }
         yield from [one for method, one in before.items() if method == recipe.baseline.method]
         yield from _trained_and_scored(BASELINES[recipe.baseline.method][0])
         yield from _last_folders(recipe)
