@@ -53,6 +53,7 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
         "recipe": "recipe.yaml",
         "output": str(world / "out"),
         "seeds": [0],
+        "speed": True,
         "cells": {
             "with": None,
             "without": {"title": "Without <prior>", "settings": {"review.prior_coef": 0.0}},
@@ -84,6 +85,10 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
     kept = base["en"]["bits_per_byte"] / final["en"]["bits_per_byte"]
     assert row["figures"]["kept"]["mean"] == pytest.approx(kept)
     assert row["against_reference"]["gain"] == "one seed"
+    assert row["figures"]["decode_of_base"]["mean"] > 0
+    cells = {cell["cell"]: cell for cell in found["cells"]}
+    assert cells["without"]["speed"]["content_hash"] == result["models"][-1]["content_hash"]
+    assert cells["too-much"]["speed"] is None
     page = (world / "out/comparison.html").read_text()
     assert "Without &lt;prior&gt;" in page
     assert "<b>" not in page.replace("<b>Gain", "", 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from polycycle.comparison.figures import spread_of, verdict_on
+from polycycle.comparison.noise import spread_of, verdict_on
 from polycycle.comparison.wording import spread_words
 
 

@@ -56,7 +56,13 @@ def compare(
     from polycycle.comparison import (
         compare as compare_cells,
     )
-    from polycycle.comparison import comparison_page, comparison_table, plan_cells, run_cells
+    from polycycle.comparison import (
+        comparison_page,
+        comparison_table,
+        measure_speeds,
+        plan_cells,
+        run_cells,
+    )
     from polycycle.config import load_study
     from polycycle.errors import ConfigError, did_you_mean
     from polycycle.files import write_json, write_text
@@ -79,6 +85,8 @@ def compare(
         raise ConfigError(f"--seeds {seeds}: the study has {', '.join(map(str, study.seeds))}")
     if not show_only:
         run_cells(study, chosen, tell=tell, retry_failed=retry_failed)
+        if study.speed:
+            measure_speeds(study, chosen, tell=tell)
     found = compare_cells(study, cells)
     write_json(study.output / "comparison.json", found.to_json())
     write_text(study.output / "comparison.html", comparison_page(found))

@@ -4,6 +4,7 @@ from polycycle.comparison.figures import Comparison, compare
 from polycycle.comparison.page import comparison_page, quality_figures, quality_table
 from polycycle.comparison.reading import read_comparison
 from polycycle.comparison.running import Cell, plan_cells, run_cells
+from polycycle.comparison.speeds import measure_speeds
 from polycycle.comparison.terminal import comparison_table
 from polycycle.comparison.wording import LEGEND, sentences
 
@@ -14,6 +15,7 @@ __all__ = [
     "compare",
     "comparison_page",
     "comparison_table",
+    "measure_speeds",
     "plan_cells",
     "quality_figures",
     "quality_table",

@@ -1,30 +1,33 @@
 """From the results of many runs to one table: means, their noise, and what is larger than it."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from polycycle.comparison.ground import CommonGround, common_ground
+from polycycle.comparison.noise import Spread, Verdict, spread_of, verdict_on
 from polycycle.comparison.running import Cell
+from polycycle.comparison.speeds import shown_model, speed_of
 from polycycle.config import Study
 from polycycle.errors import ConfigError
 from polycycle.results import (
     Measure,
     ModelScores,
+    ModelSpeed,
     RunResult,
     StageCost,
     average_answers,
     average_gain,
     average_retention,
+    gain,
     groups_of,
     load_result,
     measure_of_run,
+    retention,
     tasks_of,
 )
 
 Status = Literal["done", "failed", "not run"]
-Verdict = Literal["better", "worse", "within noise", "one seed", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +64,14 @@ class Figures:
         training_flops: of all stages.
         seconds: of all training stages.
         peak_memory_bytes: the most of any stage.
+        prefill_tokens_per_second: reading several texts whole.
+        prefill_of_base: how many times as fast as the base, which took turns with it.
+        decode_tokens_per_second: writing one text.
+        decode_of_base: likewise.
+        decode_batch_tokens_per_second: writing several texts at once, of all together.
+        decode_batch_of_base: likewise.
         answers: of generation tasks, shares by key of `AnswerColumn`.
+        languages: gain or retention of each language: `gain/el`, `kept/en`.
     """
 
     gain: float | None
@@ -73,16 +83,25 @@ class Figures:
     training_flops: float | None
     seconds: float | None
     peak_memory_bytes: float | None
+    prefill_tokens_per_second: float | None = None
+    prefill_of_base: float | None = None
+    decode_tokens_per_second: float | None = None
+    decode_of_base: float | None = None
+    decode_batch_tokens_per_second: float | None = None
+    decode_batch_of_base: float | None = None
     answers: dict[str, float] = field(default_factory=dict)
+    languages: dict[str, float] = field(default_factory=dict)
 
     def get(self, key: str) -> float | None:
-        """A figure by its name, or an answer by its column's key."""
-        value: float | None = self.answers[key] if key in self.answers else getattr(self, key, None)
+        """A figure by its name, an answer by its column's key, or a language's."""
+        several = self.answers | self.languages
+        value: float | None = several[key] if key in several else getattr(self, key, None)
         return value
 
     def names(self) -> list[str]:
         """Names of all figures."""
-        return [one.name for one in fields(self) if one.name != "answers"] + list(self.answers)
+        single = [one.name for one in fields(self) if one.name not in ("answers", "languages")]
+        return [*single, *self.answers, *self.languages]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,16 +114,8 @@ class CellOutcome:
     status: Status
     figures: Figures | None = None
     num_experts: tuple[int, ...] | None = None
+    speed: ModelSpeed | None = None
     error: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spread:
-    """A figure over seeds: mean, standard deviation (None of one seed), number of seeds."""
-
-    mean: float
-    deviation: float | None
-    seeds: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,8 +127,9 @@ class Row:
         title: what it is called.
         num_experts: per mixture layer, if all seeds agree.
         figures: by name of `Figures`.
-        against_reference: for gain, kept, kept_unseen and answers, whether the difference from the
-            reference variant is larger than the noise between seeds.
+        differences: of gain, kept, kept_unseen, answers and languages: this variant's minus the
+            reference variant's, over the seeds that both have.
+        against_reference: whether these differences are larger than the noise between seeds.
         failed: seeds that failed.
         missing: seeds not run.
     """
@@ -126,6 +138,7 @@ class Row:
     title: str
     num_experts: tuple[int, ...] | None
     figures: dict[str, Spread]
+    differences: dict[str, Spread]
     against_reference: dict[str, Verdict]
     failed: tuple[int, ...]
     missing: tuple[int, ...]
@@ -139,7 +152,14 @@ class Comparison:
     measure: Measure
     outcomes: tuple[CellOutcome, ...]
     rows: tuple[Row, ...]
+    ground: CommonGround
     answers: tuple[AnswerColumn, ...] = ()
+    languages: tuple[str, ...] = ()
+
+    @property
+    def speeds(self) -> list[ModelSpeed]:
+        """What was measured of how fast models are, cell by cell."""
+        return [one.speed for one in self.outcomes if one.speed is not None]
 
     @property
     def reference(self) -> str:
@@ -152,8 +172,13 @@ class Comparison:
             "study": self.study.model_dump(mode="json"),
             "measure": self.measure,
             "reference": self.reference,
+            "compared": asdict(self.ground),
             "rows": [asdict(row) for row in self.rows],
-            "cells": [asdict(outcome) for outcome in self.outcomes],
+            "cells": [
+                asdict(replace(outcome, speed=None))
+                | {"speed": outcome.speed and outcome.speed.model_dump(mode="json")}
+                for outcome in self.outcomes
+            ],
         }
 
 
@@ -180,8 +205,27 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
     )
     has = {key for row in rows for key in row.figures}
     columns = dict.fromkeys(one for result in results.values() for one in answer_columns(result))
-    answers = tuple(one for one in columns if one.key in has)
-    return Comparison(study=study, measure=measure, outcomes=outcomes, rows=rows, answers=answers)
+    spoken = dict.fromkeys(key for result in results.values() for key in language_keys(result))
+    own = {cell.name for cell in cells if cell.of is None}
+    ground = common_ground({at: one for at, one in results.items() if at[0] in own})
+    return Comparison(
+        study=study,
+        measure=measure,
+        outcomes=outcomes,
+        rows=rows,
+        ground=ground,
+        answers=tuple(one for one in columns if one.key in has),
+        languages=tuple(key for key in spoken if key in has),
+    )
+
+
+def language_keys(result: RunResult) -> list[str]:
+    """Every language's figure: what was gained of those to learn, what was kept of the others."""
+    return [
+        f"{'gain' if group.is_expanded else 'kept'}/{tag}"
+        for group in groups_of(result)
+        for tag in group.languages
+    ]
 
 
 def answer_columns(result: RunResult) -> list[AnswerColumn]:
@@ -201,15 +245,19 @@ def _outcome(cell: Cell, result: RunResult | None, measure: Measure) -> CellOutc
         if cell.has_failed:
             return CellOutcome(**where, status="failed", error=cell.last_words())  # type: ignore[arg-type]
         return CellOutcome(**where, status="not run")  # type: ignore[arg-type]
-    shown = cell.model or result.final.name
-    if shown not in (model.name for model in result.models):
+    shown = shown_model(cell, result)
+    if shown is None:
         there = ", ".join(model.name for model in result.models)
-        raise ConfigError(f"cells.{cell.name}.model: the run has no {shown!r}; there are {there}")
+        raise ConfigError(
+            f"cells.{cell.name}.model: the run has no {cell.model!r}; there are {there}"
+        )
+    speed = speed_of(cell, result)
     return CellOutcome(
         **where,  # type: ignore[arg-type]
         status="done",
-        figures=figures_of(result, measure, model=shown),
-        num_experts=_all_layers(result.model(shown)),
+        figures=figures_of(result, measure, model=shown.name, speed=speed),
+        num_experts=_all_layers(shown),
+        speed=speed,
     )
 
 
@@ -222,7 +270,13 @@ def _all_layers(model: ModelScores) -> tuple[int, ...] | None:
     return tuple(counts.get(layer, 1) for layer in range(max(counts) + 1))
 
 
-def figures_of(result: RunResult, measure: Measure, *, model: str | None = None) -> Figures:
+def figures_of(
+    result: RunResult,
+    measure: Measure,
+    *,
+    model: str | None = None,
+    speed: ModelSpeed | None = None,
+) -> Figures:
     """What a run comes to, by its last model or another one.
 
     All is measured against the base, a whole graft too, whose own report measures it against the
@@ -251,8 +305,38 @@ def figures_of(result: RunResult, measure: Measure, *, model: str | None = None)
         training_flops=sum(known) if known and len(known) == len(flops) else None,
         seconds=sum(cost.seconds for cost in costs) if costs else None,
         peak_memory_bytes=max((cost.peak_memory_bytes for cost in costs), default=None),
+        **({} if speed is None else _speeds(speed)),
         answers=_answers(result, shown.name),
+        languages=_languages(result, shown.name, measure),
     )
+
+
+def _speeds(speed: ModelSpeed) -> dict[str, float]:
+    """Figures of what was measured: the first and the last number of texts that were written."""
+    batches = [pace.batch for pace in speed.paces if pace.work == "decode"]
+    paces = {
+        "prefill": speed.pace("prefill"),
+        "decode": speed.pace("decode", min(batches, default=None)),
+        "decode_batch": speed.pace("decode", max(batches, default=None)),
+    }
+    found = {}
+    for key, pace in paces.items():
+        if pace is not None:
+            found[f"{key}_tokens_per_second"] = pace.tokens_per_second
+            found[f"{key}_of_base"] = pace.of_base
+    return found
+
+
+def _languages(result: RunResult, model: str, measure: Measure) -> dict[str, float]:
+    found = {}
+    for key in language_keys(result):
+        kind, tag = key.split("/", 1)
+        value = (gain if kind == "gain" else retention)(
+            result, model, tag, by=measure, against="base"
+        )
+        if value is not None:
+            found[key] = value
+    return found
 
 
 def _costs_of(result: RunResult, model: str) -> list[StageCost]:
@@ -294,8 +378,9 @@ def _row(
         if values:
             figures[key] = spread_of(values)
     verdicts: dict[str, Verdict] = {}
-    qualities = dict.fromkeys([*QUALITIES, *(key for one in done.values() for key in one.answers)])
-    for key in qualities if done else ():
+    spreads: dict[str, Spread] = {}
+    several = (key for one in done.values() for key in (*one.answers, *one.languages))
+    for key in dict.fromkeys([*QUALITIES, *several]) if done else ():
         differences = [
             mine - theirs
             for seed in done
@@ -304,39 +389,16 @@ def _row(
             and (theirs := against[seed].get(key)) is not None
         ]
         verdicts[key] = "reference" if is_reference else verdict_on(differences)
+        if differences and not is_reference:
+            spreads[key] = spread_of(differences)
     counts = {one.num_experts for one in outcomes.values() if one.num_experts}
     return Row(
         cell=name,
         title=study.title_of(name),
         num_experts=counts.pop() if len(counts) == 1 else None,
         figures=figures,
+        differences=spreads,
         against_reference=verdicts,
         failed=tuple(seed for seed, one in outcomes.items() if one.status == "failed"),
         missing=tuple(seed for seed, one in outcomes.items() if one.status == "not run"),
     )
-
-
-def spread_of(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(mean=statistics.mean(values), deviation=deviation, seeds=len(values))
-
-
-# Two-sided 95 % points of Student's t by degrees of freedom; beyond ten, the normal's is near.
-_T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-
-
-def verdict_on(differences: Sequence[float]) -> Verdict:
-    """Whether differences, paired by seed, are larger than noise: a paired t-test at 95 %.
-
-    With three seeds that asks for a mean difference of 2.5 standard deviations; a study that finds
-    "within noise" has not shown that nothing is there.
-    """
-    if len(differences) < 2:
-        return "one seed"
-    mean = statistics.mean(differences)
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    limit = _T95[min(len(differences) - 1, len(_T95)) - 1] * error
-    if abs(mean) <= limit or mean == 0:
-        return "within noise"
-    return "better" if mean > 0 else "worse"

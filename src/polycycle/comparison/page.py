@@ -1,6 +1,9 @@
 """A comparison as one HTML page that needs nothing else."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
 
 import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -8,18 +11,23 @@ from markupsafe import Markup
 
 from polycycle.comparison.figures import QUALITIES, Comparison, Figures, Row
 from polycycle.comparison.wording import (
+    COST_HEADINGS,
     HEADINGS,
     LEGEND,
+    MANY,
     answer_heading,
     costs,
     quality,
     seeds_words,
     sentences,
+    speed_headings,
+    speed_note,
+    speeds,
     unit_of_gain,
 )
 from polycycle.report.figures import Figure
 from polycycle.report.points import Point, scatter
-from polycycle.report.tables import Section, Table
+from polycycle.report.tables import Section, Table, language_cell
 from polycycle.report.wording import MISSING, decimal, percent
 
 _TEMPLATES = Environment(
@@ -39,8 +47,13 @@ def comparison_page(comparison: Comparison) -> str:
     return _TEMPLATES.get_template("comparison.html").render(
         study=comparison.study,
         style=Markup(style),
+        ground=comparison.ground,
         sentences=sentences(comparison),
         legend=LEGEND,
+        many=MANY,
+        languages=_languages(comparison),
+        speeds=_speeds(comparison),
+        speed_note=speed_note(comparison.speeds[0]) if comparison.speeds else "",
         answers=comparison.answers,
         qualities=quality_table(comparison),
         costs=_costs(comparison),
@@ -86,17 +99,43 @@ def quality_table(comparison: Comparison) -> Table:
     )
 
 
+def _languages(comparison: Comparison) -> Table | None:
+    """Every language, in one column per variant; None where there is but one of each kind."""
+    if len(comparison.languages) < 3:
+        return None
+    unit = unit_of_gain(comparison.measure)
+    sections = []
+    for kind, title in (("gain", f"Gained, {unit}"), ("kept", "Kept")):
+        keys = [key for key in comparison.languages if key.startswith(f"{kind}/")]
+        rows = tuple(
+            (
+                language_cell(key.split("/", 1)[1]),
+                *(quality(row, key, comparison.measure) for row in comparison.rows),
+            )
+            for key in keys
+        )
+        if rows:
+            sections.append(Section(title=title, rows=rows))
+    variants = [(str(number), row.title) for number, row in enumerate(comparison.rows, start=1)]
+    return Table(headings=(("Language", ""), *variants), sections=tuple(sections))
+
+
 def _costs(comparison: Comparison) -> Table:
-    headings = ("Variant", "Parameters", "Active", "Trained", "Operations", "Time", "Memory")
-    units = ("", "total", "per token", "at most", "FLOPs", "training", "peak")
+    rows = tuple((title, *costs(row)) for title, row in _numbered(comparison))
     return Table(
-        headings=tuple(zip(headings, units, strict=True)),
-        sections=(
-            Section(
-                title="",
-                rows=tuple((title, *costs(row)) for title, row in _numbered(comparison)),
-            ),
-        ),
+        headings=(("Variant", ""), *COST_HEADINGS), sections=(Section(title="", rows=rows),)
+    )
+
+
+def _speeds(comparison: Comparison) -> Table | None:
+    """Reading and writing; None where no cell was measured."""
+    if not comparison.speeds:
+        return None
+    speed = comparison.speeds[0]
+    rows = tuple((title, *speeds(row, speed)) for title, row in _numbered(comparison))
+    return Table(
+        headings=(("Variant", ""), *speed_headings(speed)),
+        sections=(Section(title="", rows=rows),),
     )
 
 
@@ -174,7 +213,8 @@ def _cells(comparison: Comparison) -> Table:
     rows = []
     for one in comparison.outcomes:
         numbers = (_shown(one.figures, key, write) for key, write in shown.items())
-        rows.append((one.cell, str(one.seed), one.status, *numbers, one.folder))
+        where = _links(Path(one.folder), comparison.study.output)
+        rows.append((one.cell, str(one.seed), one.status, *numbers, where))
     return Table(
         headings=(
             ("Cell", ""),
@@ -186,6 +226,25 @@ def _cells(comparison: Comparison) -> Table:
         ),
         sections=(Section(title="", rows=tuple(rows)),),
     )
+
+
+def _links(folder: Path, page_folder: Path) -> Markup:
+    """The run's folder, and what in and beside it says where its numbers are from."""
+    files = {
+        "report": folder / "report" / "report.html",
+        "numbers": folder / "result.json",
+        "recipe": folder.parent / f"{folder.name}.yaml",
+        "log": folder.parent / f"{folder.name}.log",
+    }
+    words = [_link(os.fspath(folder), folder, page_folder)]
+    words += [_link(name, file, page_folder) for name, file in files.items() if file.is_file()]
+    return Markup(" ").join(words)
+
+
+def _link(words: str, target: Path, page_folder: Path) -> Markup:
+    """Relative, so that the study's folder can be moved or sent as a whole."""
+    address = quote(Path(os.path.relpath(target, page_folder)).as_posix())
+    return Markup('<a href="{}">{}</a>').format(address, words)
 
 
 def _shown(figures: Figures | None, key: str, write: Callable[[float], str]) -> str:

@@ -59,6 +59,12 @@ class Cell:
         return self.folder / "result.json"
 
     @property
+    def speed_file(self) -> Path:
+        """How fast the model that is shown was found to be."""
+        which = "" if self.model is None else f"-{self.model}"
+        return self.folder.parent / f"{self.folder.name}.speed{which}.json"
+
+    @property
     def is_done(self) -> bool:
         """Whether the run ended, with this very recipe."""
         if not (self.result_file.is_file() and self.recipe_file.is_file()):

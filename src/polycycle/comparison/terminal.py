@@ -7,17 +7,21 @@ from rich.text import Text
 
 from polycycle.comparison.figures import QUALITIES, Comparison, Row
 from polycycle.comparison.wording import (
+    COST_HEADINGS,
     HEADINGS,
     LEGEND,
     answer_heading,
+    costs,
     quality,
     seeds_words,
     sentences,
+    speed_headings,
+    speeds,
 )
 
 
 def comparison_table(comparison: Comparison) -> Stack:
-    """Variants against gain, what was kept, and how many seeds say so; then what they answer."""
+    """Variants against gain and what was kept, and how many seeds say so; answers; costs."""
     table = _table(comparison.study.name, [HEADINGS[key] for key in QUALITIES], "Seeds")
     for row in comparison.rows:
         cells = [quality(row, key, comparison.measure) for key in QUALITIES]
@@ -27,6 +31,8 @@ def comparison_table(comparison: Comparison) -> Stack:
     return Stack(
         table,
         *_answers(comparison),
+        *_costs(comparison),
+        *(Text(one, "yellow") for one in comparison.ground.differences),
         *(Text(one) for one in sentences(comparison)),
         Text(LEGEND, "dim"),
         *told,
@@ -42,6 +48,22 @@ def _answers(comparison: Comparison) -> list[Table]:
         for row in comparison.rows:
             cells = [quality(row, column.key, comparison.measure) for column in columns]
             table.add_row(Text(row.title), *cells, style=_style(comparison, row))
+        tables.append(table)
+    return tables
+
+
+def _costs(comparison: Comparison) -> list[Table]:
+    """What variants took to train, and how fast they are, where that was measured."""
+    table = _table("cost", [f"{name}, {unit}" for name, unit in COST_HEADINGS])
+    tables = [table]
+    for row in comparison.rows:
+        table.add_row(Text(row.title), *costs(row), style=_style(comparison, row))
+    if comparison.speeds:
+        speed = comparison.speeds[0]
+        headings = [f"{name}, {unit}".removeprefix(", ") for name, unit in speed_headings(speed)]
+        table = _table("speed", headings)
+        for row in comparison.rows:
+            table.add_row(Text(row.title), *speeds(row, speed), style=_style(comparison, row))
         tables.append(table)
     return tables
 

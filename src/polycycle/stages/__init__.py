@@ -23,6 +23,7 @@ from polycycle.stages.similarity import (
     measure_similarity,
     training_sources,
 )
+from polycycle.stages.speed import measure_speed
 from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage, stage_folders
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "is_done",
     "languages_of",
     "measure_similarity",
+    "measure_speed",
     "plan_run",
     "probe_tokens_per_second",
     "read_manifest",

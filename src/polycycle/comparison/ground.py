@@ -1,0 +1,104 @@
+"""What was compared: what all runs of a study have in common, and what they have not."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from polycycle.report.wording import bytes_size, count, names, short_count
+from polycycle.results import RunResult, groups_of, tasks_of
+
+Results = Mapping[tuple[str, int], RunResult]
+_SAME_TOKENS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommonGround:
+    """What stands at the head of a comparison.
+
+    Attributes:
+        facts: (name, words) of what was compared.
+        differences: what runs of one seed do not share though a fair comparison would, if anything.
+    """
+
+    facts: tuple[tuple[str, str], ...] = ()
+    differences: tuple[str, ...] = ()
+
+
+def common_ground(results: Results) -> CommonGround:
+    """What the runs say themselves of base, text and machine.
+
+    Args:
+        results: by variant and seed, each run once.
+    """
+    if not results:
+        return CommonGround()
+    one = next(iter(results.values()))
+    tokens = [_tokens(result) for result in results.values()]
+    held_out = [_held_out(result) for result in results.values()]
+    facts = [
+        ("Base", _all(Path(result.base).name for result in results.values())),
+        *((group.title, names(group.languages)) for group in groups_of(one)),
+        ("Variants × seeds", f"{_count(results, 0)} × {_count(results, 1)}, {len(results)} runs"),
+        ("Tokens trained on", _range(tokens, short_count) + " in each run"),
+        ("Held-out text", _range(held_out, bytes_size)),
+    ]
+    if questions := _questions(one):
+        facts.append(("Questions", f"{count(questions)}, multiple choice"))
+    if tasks := tasks_of(one):
+        facts.append(("Written answers", ", ".join(tasks)))
+    machines = (result.environment for result in results.values())
+    facts.append(("Machine", _all(one.gpu or one.processor for one in machines)))
+    versions = (f"polycycle {result.environment.polycycle}" for result in results.values())
+    facts.append(("Made by", _all(versions)))
+    return CommonGround(facts=tuple(facts), differences=tuple(_differences(results)))
+
+
+def _differences(results: Results) -> Iterable[str]:
+    """What cannot be told apart from what variants do on purpose."""
+    shared: dict[str, Callable[[RunResult], object]] = {
+        "base": lambda result: result.models[0].content_hash,
+        "languages": lambda result: result.languages,
+        "held-out text": _held_out,
+        "questions": _questions,
+    }
+    seeds = dict.fromkeys(seed for _, seed in results)
+    for what, value_of in shared.items():
+        values = {
+            seed: [value_of(r) for (_, s), r in results.items() if s == seed] for seed in seeds
+        }
+        if any(value != of_seed[0] for of_seed in values.values() for value in of_seed):
+            yield f"Not all runs of one seed have the same {what}."
+    tokens = [_tokens(result) for result in results.values()]
+    if max(tokens) > (1 + _SAME_TOKENS) * min(tokens):
+        yield (
+            "Not all variants were trained on equally many tokens: "
+            f"{_range(tokens, short_count)} in each run."
+        )
+    machines = {(r.environment.processor, r.environment.gpu) for r in results.values()}
+    if len(machines) > 1:
+        yield "Not all runs were made on the same machine, so times do not compare."
+
+
+def _tokens(result: RunResult) -> int:
+    return sum(cost.tokens for cost in result.costs)
+
+
+def _held_out(result: RunResult) -> int:
+    return sum(data.bytes for data in result.data if data.part == "valid")
+
+
+def _questions(result: RunResult) -> int:
+    return sum(scores.questions or 0 for scores in result.models[0].scores.values())
+
+
+def _count(results: Results, place: int) -> int:
+    return len({at[place] for at in results})
+
+
+def _all(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _range(values: list[int], write: Callable[[int], str]) -> str:
+    words = dict.fromkeys((write(min(values)), write(max(values))))
+    return " to ".join(words)

@@ -1,0 +1,133 @@
+"""The page of a comparison: what was compared, who wins where, by how much, and from where."""
+
+import re
+
+import pytest
+
+from polycycle.comparison import compare, comparison_page, plan_cells
+from polycycle.comparison.wording import pareto_front, sentences
+from tests.comparison.test_deltamoe_study import asked_for, finish
+from tests.results.example import example_result
+
+
+def with_bits(result, factor, *, group):
+    """The example, with a final model of other bits per byte in the languages of a group."""
+    scores = {
+        tag: one.model_copy(
+            update={"bits_per_byte": one.bits_per_byte * (factor if one.group == group else 1)}
+        )
+        for tag, one in result.final.scores.items()
+    }
+    final = result.final.model_copy(update={"scores": scores})
+    return result.model_copy(update={"models": (*result.models[:-1], final)})
+
+
+def finished(tmp_path, change=lambda result, cell: result):
+    asked = asked_for(tmp_path)
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.of is None:
+            result = example_result(with_questions=False, seed=cell.seed)
+            finish(cell, change(result, cell))
+    return asked, cells
+
+
+def test_a_sentence_says_by_how_much_and_whether_that_is_noise(tmp_path):
+    def better(result, cell):
+        return with_bits(result, 0.9 + 0.001 * cell.seed, group=1) if cell.name == "six" else result
+
+    asked, cells = finished(tmp_path, better)
+    asked = asked.model_copy(update={"reference": "two"})
+    found = compare(asked, cells)
+    six = next(row for row in found.rows if row.cell == "six")
+    by = six.differences["gain"]
+    assert by.seeds == 2
+    assert by.mean > 0
+    said = sentences(found)[0]
+    assert f", +{by.mean:.3f} ± {by.deviation:.3f} against two (more than the noise" in said
+    assert "gain" not in next(row for row in found.rows if row.cell == "two").differences
+
+
+def test_the_front_holds_whom_nobody_beats_in_both(tmp_path):
+    def change(result, cell):  # six learns less and keeps less
+        if cell.name == "six":
+            result = with_bits(with_bits(result, 1.1, group=1), 1.05, group=0)
+        return result
+
+    found = compare(*finished(tmp_path, change))
+    assert [row.cell for row in pareto_front(found.rows)] == ["base", "two"]
+    assert "No other variant both gains and keeps more than Base and two." in sentences(found)
+
+
+def test_every_language_is_shown_with_what_it_gained_or_kept(tmp_path):
+    found = compare(*finished(tmp_path))
+    result = example_result(with_questions=False)
+    tags = {key.split("/")[1] for key in found.languages}
+    assert tags == set(result.languages.all)
+    row = next(row for row in found.rows if row.cell == "two")
+    base, final = (
+        result.model(name).scores["el"].bits_per_byte for name in ("base", result.final.name)
+    )
+    assert row.figures["gain/el"].mean == pytest.approx(base - final)
+    assert row.figures["kept/en"].mean > 0.9
+    assert "Language by language" in comparison_page(found)
+
+
+def test_numbers_lead_to_their_run(tmp_path):
+    asked, cells = finished(tmp_path)
+    (cells[1].folder / "report").mkdir()
+    (cells[1].folder / "report" / "report.html").write_text("<p>")
+    page = comparison_page(compare(asked, cells))
+    links = re.findall(r'href="([^"]+)"', page)
+    assert "two/seed-0/report/report.html" in links
+    assert "two/seed-0/result.json" in links
+    assert "two/seed-0.yaml" in links
+    assert all((asked.output / link).exists() for link in links)
+
+
+def test_the_page_says_what_was_compared(tmp_path):
+    found = compare(*finished(tmp_path))
+    facts = dict(found.ground.facts)
+    assert facts["Base"] == "dense-1b"
+    assert facts["Variants × seeds"] == "2 × 2, 4 runs"
+    assert facts["Tokens trained on"] == "150.7 M in each run"
+    assert found.ground.differences == ()
+    assert "What was compared" in comparison_page(found)
+    assert found.to_json()["compared"]["facts"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda result: {
+                "models": (
+                    result.models[0].model_copy(update={"content_hash": "0" * 64}),
+                    *result.models[1:],
+                )
+            },
+            "the same base",
+        ),
+        (lambda result: {"data": result.data[:-1]}, "the same held-out text"),
+        (lambda result: {"costs": result.costs[:2]}, "equally many tokens"),
+        (
+            lambda result: {
+                "environment": result.environment.model_copy(update={"gpu": None}),
+            },
+            "the same machine",
+        ),
+    ],
+)
+def test_what_is_not_the_same_is_said(tmp_path, change, words):
+    def other(result, cell):
+        return result.model_copy(update=change(result)) if cell.name == "six" else result
+
+    found = compare(*finished(tmp_path, other))
+    assert len(found.ground.differences) == 1
+    assert words in found.ground.differences[0]
+    assert found.ground.differences[0] in comparison_page(found)
+
+
+def test_a_study_of_which_nothing_is_run_has_a_page(tmp_path):
+    asked = asked_for(tmp_path)
+    assert "Nothing has been run yet" in comparison_page(compare(asked, plan_cells(asked)))
