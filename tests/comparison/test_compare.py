@@ -53,7 +53,7 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
         "recipe": "recipe.yaml",
         "output": str(world / "out"),
         "seeds": [0],
-        "speed": True,
+        "measure_speed": True,
         "cells": {
             "with": None,
             "without": {"title": "Without <prior>", "settings": {"review.prior_coef": 0.0}},

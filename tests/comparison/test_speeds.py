@@ -43,7 +43,7 @@ def speed_of_model(model, ratio=0.8, batches=(1, 8)):
 
 @pytest.fixture
 def study(tmp_path):
-    asked = asked_for(tmp_path, speed=True)
+    asked = asked_for(tmp_path, measure_speed=True)
     cells = plan(asked)
     for cell in cells:
         if cell.of is None:

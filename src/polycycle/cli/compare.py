@@ -85,7 +85,7 @@ def compare(
         raise ConfigError(f"--seeds {seeds}: the study has {', '.join(map(str, study.seeds))}")
     if not show_only:
         run_cells(study, chosen, tell=tell, retry_failed=retry_failed)
-        if study.speed:
+        if study.measure_speed:
             measure_speeds(study, chosen, tell=tell)
     found = compare_cells(study, cells)
     write_json(study.output / "comparison.json", found.to_json())

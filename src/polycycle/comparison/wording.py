@@ -175,11 +175,8 @@ def sentences(comparison: Comparison) -> list[str]:
         said.append(f"{words}{against}.")
     front = pareto_front(comparison.rows)
     if len(rows) > 1 and front:
-        said.append(
-            "No other variant both gains and keeps more than "
-            + _listed([row.title for row in front])
-            + "."
-        )
+        titles_there = "; ".join(row.title for row in front)
+        said.append(f"By means, no variant both gains and keeps more than these: {titles_there}.")
     return said
 
 
@@ -198,12 +195,6 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _listed(titles: Sequence[str]) -> str:
-    if len(titles) < 2:
-        return "".join(titles)
-    return f"{', '.join(titles[:-1])} and {titles[-1]}"
-
-
 def _against(row: Row, key: str, reference: str, measure: Measure) -> str:
     """`, +3.1 ± 0.4 against Uniform, more than the noise between seeds`."""
     endings: dict[Verdict, str] = {
@@ -217,5 +208,5 @@ def _against(row: Row, key: str, reference: str, measure: Measure) -> str:
         return " (the reference)"
     if key not in row.differences:
         return f" (no seed in common with {reference})"
-    by = in_its_unit(row.differences[key], key, measure, sign=True)
+    by = in_its_unit(row.differences[key], key, measure, sign=True).replace(" %", " points")
     return f", {by} against {reference} ({endings[verdict]})"

@@ -80,9 +80,9 @@ class Study(Section):
     """The variants, by a name that also names their folder."""
     reference: str | None = None
     """The variant that the others are measured against; by default the first."""
-    speed: bool = False
-    """Measure how fast each finished model reads and writes, beside its base: half a minute for a
-    small model. What was measured is not measured again."""
+    measure_speed: bool = False
+    """Whether to measure how fast each finished model reads and writes, beside its base: half a
+    minute for a small model. What was measured is not measured again."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
