@@ -258,7 +258,7 @@ def test_shielded_fine_tuning_leaves_the_columns_that_it_scored_highest(world, t
 
 def test_shielding_needs_replayed_text_and_whole_models(world, tmp_path):
     without = settings(world, tmp_path, baseline="shielded", review=None)
-    with pytest.raises(ConfigError, match="keep `review`, or set "):
+    with pytest.raises(ConfigError, match="replayed text of the original languages; set"):
         parse_recipe(without)
     without["post_pretrain"]["replay_share"] = 0.2
     assert parse_recipe(without).baseline.share == 0.5

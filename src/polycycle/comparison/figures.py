@@ -127,21 +127,21 @@ class Row:
         title: what it is called.
         num_experts: per mixture layer, if all seeds agree.
         figures: by name of `Figures`.
-        differences: of gain, kept, kept_unseen, answers and languages: this variant's minus the
-            reference variant's, over the seeds that both have.
-        against_reference: whether these differences are larger than the noise between seeds.
+        against_reference: for gain, kept, kept_unseen, answers and languages, whether the
+            difference from the reference variant is larger than the noise between seeds.
         failed: seeds that failed.
         missing: seeds not run.
+        differences: those differences, over the seeds that both variants have.
     """
 
     cell: str
     title: str
     num_experts: tuple[int, ...] | None
     figures: dict[str, Spread]
-    differences: dict[str, Spread]
     against_reference: dict[str, Verdict]
     failed: tuple[int, ...]
     missing: tuple[int, ...]
+    differences: dict[str, Spread] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +152,7 @@ class Comparison:
     measure: Measure
     outcomes: tuple[CellOutcome, ...]
     rows: tuple[Row, ...]
-    ground: CommonGround
+    ground: CommonGround = field(default_factory=CommonGround)
     answers: tuple[AnswerColumn, ...] = ()
     languages: tuple[str, ...] = ()
 
@@ -173,6 +173,7 @@ class Comparison:
             "measure": self.measure,
             "reference": self.reference,
             "compared": asdict(self.ground),
+            "languages": list(self.languages),
             "rows": [asdict(row) for row in self.rows],
             "cells": [
                 asdict(replace(outcome, speed=None))

@@ -57,6 +57,7 @@ def comparison_page(comparison: Comparison) -> str:
         answers=comparison.answers,
         qualities=quality_table(comparison),
         costs=_costs(comparison),
+        alike=_alike(comparison),
         quality_plots=quality_figures(comparison),
         cost_plots=_plots(comparison, _COST_AXES, "Top left is best."),
         cells=_cells(comparison),
@@ -177,13 +178,27 @@ def _plots(comparison: Comparison, axes: tuple[_Axis, ...], best: str) -> list[F
     figures = []
     for title, key, x_title, factor in axes:
         points = _points(comparison, key, factor)
-        places = [point.x for point in points]
-        is_cost = axes is _COST_AXES
-        if len(points) > 1 and not (is_cost and max(places) < (1 + _SAME_COST) * min(places)):
+        if len(points) > 1 and not (axes is _COST_AXES and _cost_the_same(points)):
             note = f"{best} Numbers as in the table; whiskers are ± one standard deviation."
             plot = scatter(points, x_title=x_title, y_title=gained, label=title)
             figures.append(Figure(title=title, note=note, plot=plot))
     return figures
+
+
+def _alike(comparison: Comparison) -> list[str]:
+    """Which plots of costs are not drawn, since all points would lie above each other."""
+    found = []
+    for title, key, x_title, factor in _COST_AXES:
+        points = _points(comparison, key, factor)
+        if len(points) > 1 and _cost_the_same(points):
+            what = x_title.split(",")[0].lower()
+            found.append(f"{title} is not drawn: {what} differ by less than {_SAME_COST:.0%}.")
+    return found
+
+
+def _cost_the_same(points: list[Point]) -> bool:
+    places = [point.x for point in points]
+    return max(places) < (1 + _SAME_COST) * min(places)
 
 
 def _points(comparison: Comparison, key: str, factor: float) -> list[Point]:

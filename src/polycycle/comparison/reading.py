@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from polycycle.comparison.figures import AnswerColumn, CellOutcome, Comparison, Row
+from polycycle.comparison.ground import CommonGround
 from polycycle.config import Study
 from polycycle.errors import DataError
 
@@ -26,7 +27,9 @@ def read_comparison(path: Path) -> Comparison:
             measure=raw["measure"],
             outcomes=TypeAdapter(tuple[CellOutcome, ...]).validate_python(raw["cells"]),
             rows=rows,
+            ground=TypeAdapter(CommonGround).validate_python(raw.get("compared", {})),
             answers=_answers(rows),
+            languages=tuple(raw.get("languages", ())),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]

@@ -143,10 +143,11 @@ def baseline_problems(
             f"post_pretrain.fsdp: what `{baseline.method}` freezes is copied to every process; "
             "set it false"
         )
-    if baseline.method == "shielded" and review is None and not post_pretrain.replay_share:
+    replays = (review is not None and review.replay_documents) or post_pretrain.replay_share
+    if baseline.method == "shielded" and not replays:
         problems.append(
             "baseline.method: shielded scores columns on replayed text of the original languages; "
-            "keep `review`, or set post_pretrain.replay_share"
+            "set review.replay_documents or post_pretrain.replay_share"
         )
     return problems
 

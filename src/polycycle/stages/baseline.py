@@ -158,8 +158,9 @@ def replayed_documents(run: Run, num_tokens: int) -> Iterator[NDArray[np.int32]]
         run: of its texts.
         num_tokens: of all languages together, at most; each has the same share.
     """
-    corpora = run.corpora.review or run.corpora.post_pretrain
-    originals = run.recipe.languages.original
+    originals, corpora = run.recipe.languages.original, run.corpora.review
+    if not set(originals) <= set(corpora):
+        corpora = run.corpora.post_pretrain
     shares = share_tokens(num_tokens, dict.fromkeys(originals, 1.0))
     for tag, left in shares.items():
         for index in range(len(corpora[tag])):
