@@ -5,7 +5,13 @@ import json
 import pytest
 from rich.console import Console
 
-from polycycle.comparison import compare, comparison_page, comparison_table, measure_speeds
+from polycycle.comparison import (
+    compare,
+    comparison_page,
+    comparison_table,
+    measure_speeds,
+    read_comparison,
+)
 from polycycle.comparison import plan_cells as plan
 from polycycle.errors import CheckpointError
 from polycycle.results import ModelSpeed, Pace
@@ -117,6 +123,8 @@ def test_speeds_stand_in_table_page_and_json(study, monkeypatch):
     assert "Reads 4 texts" in console.export_text()
     cell = json.loads(json.dumps(found.to_json()))["cells"][1]
     assert cell["speed"]["paces"][0]["of_base"] == 0.8
+    (asked.output / "comparison.json").write_text(json.dumps(found.to_json()))
+    assert read_comparison(asked.output / "comparison.json") == found
 
 
 def test_a_speed_of_other_weights_is_not_shown(study):

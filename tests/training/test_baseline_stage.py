@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from polycycle.baselines import add_adapters, expand_blocks, train_everything, train_new_blocks
+from polycycle.baselines import (
+    add_adapters,
+    column_scores,
+    expand_blocks,
+    highest_columns,
+    shield_columns,
+    train_everything,
+    train_new_blocks,
+)
 from polycycle.checkpoint import open_checkpoint
 from polycycle.data import collate
 from polycycle.training import TrainSettings, train_stage
@@ -25,7 +33,7 @@ SETTINGS = TrainSettings(
     log_every_steps=2,
     save_every_steps=2,
 )
-METHODS = ("full", "lora", "llama_pro")
+METHODS = ("full", "lora", "llama_pro", "shielded")
 
 
 def prepared(folder, method):
@@ -40,6 +48,9 @@ def prepared(folder, method):
     model = load(base)
     if method == "lora":
         add_adapters(model, rank=4, alpha=8.0, dropout=0.1)
+    elif method == "shielded":
+        text = [item["input_ids"].to(torch.int32).numpy() for item in Sequences(4)]
+        shield_columns(model, highest_columns(column_scores(model, text), 0.5))
     else:
         train_everything(model)
     return model
@@ -73,7 +84,10 @@ def test_a_baseline_moves_what_its_method_trains_and_logs_losses_by_language(tmp
         assert torch.equal(parameter, before[name]) == (name not in done.trained), name
     trained = sum(tensor.numel() for tensor in done.trained.values())
     assert done.parameters_trainable == trained
-    assert (method == "full") == (trained == sum(p.numel() for p in model.parameters()))
+    # What shielding freezes is no parameter at all.
+    assert (method in ("full", "shielded")) == (
+        trained == sum(p.numel() for p in model.parameters())
+    )
     lines = [line for line in done.metrics if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert set(lines[-1]["lm_loss"]) == {"en", "el", "tr"}
