@@ -1,6 +1,6 @@
 """Variants of one recipe side by side: run what is missing, then table, plots and page."""
 
-from polycycle.comparison.figures import Comparison, compare
+from polycycle.comparison.comparing import Comparison, compare
 from polycycle.comparison.page import comparison_page, quality_figures, quality_table
 from polycycle.comparison.reading import read_comparison
 from polycycle.comparison.running import Cell, plan_cells, run_cells

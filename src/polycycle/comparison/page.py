@@ -9,7 +9,8 @@ import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from polycycle.comparison.figures import QUALITIES, Comparison, Figures, Row
+from polycycle.comparison.comparing import QUALITIES, Comparison, Row
+from polycycle.comparison.figures import Figures
 from polycycle.comparison.wording import (
     COST_HEADINGS,
     HEADINGS,

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from polycycle.comparison.figures import AnswerColumn, CellOutcome, Comparison, Row
+from polycycle.comparison.comparing import CellOutcome, Comparison, Row
+from polycycle.comparison.figures import AnswerColumn
 from polycycle.comparison.ground import CommonGround
 from polycycle.config import Study
 from polycycle.errors import DataError

@@ -5,7 +5,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from polycycle.comparison.figures import QUALITIES, Comparison, Row
+from polycycle.comparison.comparing import QUALITIES, Comparison, Row
 from polycycle.comparison.wording import (
     COST_HEADINGS,
     HEADINGS,

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from polycycle.comparison.figures import AnswerColumn, Comparison, Row
+from polycycle.comparison.comparing import Comparison, Row
+from polycycle.comparison.figures import AnswerColumn
 from polycycle.comparison.noise import Spread, Verdict
 from polycycle.report.wording import MISSING, bytes_size, decimal, duration, flops, short_count
 from polycycle.results import Measure, ModelSpeed, Pace

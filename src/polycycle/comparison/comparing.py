@@ -1,0 +1,218 @@
+"""From the results of many runs to one table: means, their noise, and what is larger than it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from polycycle.comparison.figures import (
+    AnswerColumn,
+    Figures,
+    answer_columns,
+    figures_of,
+    language_keys,
+)
+from polycycle.comparison.ground import CommonGround, common_ground
+from polycycle.comparison.noise import Spread, Verdict, spread_of, verdict_on
+from polycycle.comparison.running import Cell
+from polycycle.comparison.speeds import shown_model, speed_of
+from polycycle.config import Study
+from polycycle.errors import ConfigError
+from polycycle.results import (
+    Measure,
+    ModelScores,
+    ModelSpeed,
+    RunResult,
+    load_result,
+    measure_of_run,
+)
+
+Status = Literal["done", "failed", "not run"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellOutcome:
+    """One cell: its figures, or why there are none."""
+
+    cell: str
+    seed: int
+    folder: str
+    status: Status
+    figures: Figures | None = None
+    num_experts: tuple[int, ...] | None = None
+    speed: ModelSpeed | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One variant over its seeds.
+
+    Attributes:
+        cell: its name.
+        title: what it is called.
+        num_experts: per mixture layer, if all seeds agree.
+        figures: by name of `Figures`.
+        against_reference: for gain, kept, kept_unseen, answers and languages, whether the
+            difference from the reference variant is larger than the noise between seeds.
+        failed: seeds that failed.
+        missing: seeds not run.
+        differences: those differences, over the seeds that both variants have.
+    """
+
+    cell: str
+    title: str
+    num_experts: tuple[int, ...] | None
+    figures: dict[str, Spread]
+    against_reference: dict[str, Verdict]
+    failed: tuple[int, ...]
+    missing: tuple[int, ...]
+    differences: dict[str, Spread] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A whole study, as far as it has been run."""
+
+    study: Study
+    measure: Measure
+    outcomes: tuple[CellOutcome, ...]
+    rows: tuple[Row, ...]
+    ground: CommonGround = field(default_factory=CommonGround)
+    answers: tuple[AnswerColumn, ...] = ()
+    languages: tuple[str, ...] = ()
+
+    @property
+    def speeds(self) -> list[ModelSpeed]:
+        """What was measured of how fast models are, cell by cell."""
+        return [one.speed for one in self.outcomes if one.speed is not None]
+
+    @property
+    def reference(self) -> str:
+        """The variant that the others are measured against."""
+        return self.study.reference or next(iter(self.study.cells))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; every number can be traced to a run folder."""
+        return {
+            "study": self.study.model_dump(mode="json"),
+            "measure": self.measure,
+            "reference": self.reference,
+            "compared": asdict(self.ground),
+            "languages": list(self.languages),
+            "rows": [asdict(row) for row in self.rows],
+            "cells": [
+                asdict(replace(outcome, speed=None))
+                | {"speed": outcome.speed and outcome.speed.model_dump(mode="json")}
+                for outcome in self.outcomes
+            ],
+        }
+
+
+QUALITIES = ("gain", "kept", "kept_unseen")
+
+
+def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
+    """Read the results that are there.
+
+    All runs are measured alike: by questions if every one of them has them, else in bits per byte.
+    """
+    loaded = {c.folder: load_result(c.result_file) for c in cells if c.is_done}
+    results = {(c.name, c.seed): loaded[c.folder] for c in cells if c.folder in loaded}
+    by_questions = all(measure_of_run(result) == "accuracy" for result in results.values())
+    measure: Measure = "accuracy" if results and by_questions else "bits_per_byte"
+    outcomes = tuple(_outcome(cell, results.get((cell.name, cell.seed)), measure) for cell in cells)
+    by_cell = {
+        name: {one.seed: one for one in outcomes if one.cell == name} for name in study.cells
+    }
+    reference = study.reference or next(iter(study.cells))
+    rows = tuple(
+        _row(study, name, by_cell[name], by_cell[reference], is_reference=name == reference)
+        for name in study.cells
+    )
+    has = {key for row in rows for key in row.figures}
+    columns = dict.fromkeys(one for result in results.values() for one in answer_columns(result))
+    spoken = dict.fromkeys(key for result in results.values() for key in language_keys(result))
+    own = {cell.name for cell in cells if cell.of is None}
+    ground = common_ground({at: one for at, one in results.items() if at[0] in own})
+    return Comparison(
+        study=study,
+        measure=measure,
+        outcomes=outcomes,
+        rows=rows,
+        ground=ground,
+        answers=tuple(one for one in columns if one.key in has),
+        languages=tuple(key for key in spoken if key in has),
+    )
+
+
+def _outcome(cell: Cell, result: RunResult | None, measure: Measure) -> CellOutcome:
+    where = {"cell": cell.name, "seed": cell.seed, "folder": str(cell.folder)}
+    if result is None:
+        if cell.has_failed:
+            return CellOutcome(**where, status="failed", error=cell.last_words())  # type: ignore[arg-type]
+        return CellOutcome(**where, status="not run")  # type: ignore[arg-type]
+    shown = shown_model(cell, result)
+    if shown is None:
+        there = ", ".join(model.name for model in result.models)
+        raise ConfigError(
+            f"cells.{cell.name}.model: the run has no {cell.model!r}; there are {there}"
+        )
+    speed = speed_of(cell, result)
+    return CellOutcome(
+        **where,  # type: ignore[arg-type]
+        status="done",
+        figures=figures_of(result, measure, model=shown.name, speed=speed),
+        num_experts=_all_layers(shown),
+        speed=speed,
+    )
+
+
+def _all_layers(model: ModelScores) -> tuple[int, ...] | None:
+    """Experts of each layer from the first to the last mixture layer, dense ones as 1."""
+    routing = model.routing
+    if routing is None:
+        return None
+    counts = dict(zip(routing.moe_layers, routing.num_experts, strict=True))
+    return tuple(counts.get(layer, 1) for layer in range(max(counts) + 1))
+
+
+def _row(
+    study: Study,
+    name: str,
+    outcomes: Mapping[int, CellOutcome],
+    reference: Mapping[int, CellOutcome],
+    *,
+    is_reference: bool,
+) -> Row:
+    done = {seed: one.figures for seed, one in outcomes.items() if one.figures is not None}
+    against = {seed: one.figures for seed, one in reference.items() if one.figures is not None}
+    figures = {}
+    for key in dict.fromkeys(key for one in done.values() for key in one.names()):
+        values = [value for one in done.values() if (value := one.get(key)) is not None]
+        if values:
+            figures[key] = spread_of(values)
+    verdicts: dict[str, Verdict] = {}
+    spreads: dict[str, Spread] = {}
+    several = (key for one in done.values() for key in (*one.answers, *one.languages))
+    for key in dict.fromkeys([*QUALITIES, *several]) if done else ():
+        differences = [
+            mine - theirs
+            for seed in done
+            if seed in against
+            and (mine := done[seed].get(key)) is not None
+            and (theirs := against[seed].get(key)) is not None
+        ]
+        verdicts[key] = "reference" if is_reference else verdict_on(differences)
+        if differences and not is_reference:
+            spreads[key] = spread_of(differences)
+    counts = {one.num_experts for one in outcomes.values() if one.num_experts}
+    return Row(
+        cell=name,
+        title=study.title_of(name),
+        num_experts=counts.pop() if len(counts) == 1 else None,
+        figures=figures,
+        differences=spreads,
+        against_reference=verdicts,
+        failed=tuple(seed for seed, one in outcomes.items() if one.status == "failed"),
+        missing=tuple(seed for seed, one in outcomes.items() if one.status == "not run"),
+    )
