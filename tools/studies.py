@@ -1,4 +1,6 @@
-"""Puts what studies measured into docs/studies.md, and draws docs/images/studies/NAME.svg.
+"""Puts what studies measured into docs/studies.md, with its plots and pages.
+
+docs/images/studies/NAME.svg and benchmarks/studies/NAME.html are drawn from NAME.json.
 
 cp runs/freezing/comparison.json benchmarks/studies/freezing.json
 python tools/studies.py              # write the page and the plots (= make docs-studies)
@@ -16,6 +18,7 @@ from pathlib import Path
 from polycycle.comparison import (
     LEGEND,
     Comparison,
+    comparison_page,
     quality_figures,
     quality_table,
     read_comparison,
@@ -53,12 +56,16 @@ def results(root: Path) -> dict[str, Comparison]:
 
 
 def files(root: Path) -> dict[Path, str]:
-    """What page and plots are to hold, by path below `root`."""
+    """What page, plots and the page of each result are to hold, by path below `root`."""
     found = results(root)
     drawn = {name: picture(comparison) for name, comparison in found.items()}
     pictures = {PICTURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
+    pages = {
+        RESULTS / f"{name}.html": comparison_page(comparison, is_linked=False)
+        for name, comparison in found.items()
+    }
     page = (root / PAGE).read_text(encoding="utf-8")
-    return {PAGE: filled(page, found), **pictures}
+    return {PAGE: filled(page, found), **pictures, **pages}
 
 
 def filled(page: str, found: Mapping[str, Comparison]) -> str:
@@ -86,7 +93,8 @@ def measured(name: str, comparison: Comparison) -> str:
         *(f"{one.title}. {one.note}" for one in figures),
         "\n".join(f"| {' | '.join(map(plain, row))} |" for row in rows),
         " ".join(sentences(comparison)),
-        f"{LEGEND} All numbers: [{name}.json](../{(RESULTS / name).as_posix()}.json).",
+        f"{LEGEND} All numbers: [{name}.json](../{(RESULTS / name).as_posix()}.json), and as a "
+        f"page, {(RESULTS / name).as_posix()}.html.",
     ]
     return "\n\n".join(parts)
 

@@ -74,6 +74,7 @@ def test_a_result_gets_a_table_and_a_plot_and_the_rest_of_the_page_stays(reposit
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     assert svg.count("<circle") == 2
     assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
+    assert "Many | more &lt;b&gt;" in (repository / RESULTS / "tiny.html").read_text("utf-8")
     capsys.readouterr()
     assert studies.main(["--check"], repository) == 0
     assert capsys.readouterr().out == ""
@@ -103,8 +104,8 @@ def test_the_committed_page_and_plots_are_what_the_committed_results_make():
     for place, text in studies.files(ROOT).items():
         committed = (ROOT / place).read_text("utf-8")
         assert committed == text, f"{place} drifted: run `make docs-studies`"
-    drawn = {path.stem for path in (ROOT / PICTURES).glob("*.svg")}
-    assert drawn <= {path.stem for path in (ROOT / RESULTS).glob("*.json")}
+    drawn = [*(ROOT / PICTURES).glob("*.svg"), *(ROOT / RESULTS).glob("*.html")]
+    assert {path.stem for path in drawn} <= {path.stem for path in (ROOT / RESULTS).glob("*.json")}
 
 
 def test_every_study_that_ships_has_a_place_on_the_page():

@@ -42,8 +42,14 @@ _TEMPLATES = Environment(
 )
 
 
-def comparison_page(comparison: Comparison) -> str:
-    """The whole page as HTML. Everything that comes from study and results is escaped."""
+def comparison_page(comparison: Comparison, *, is_linked: bool = True) -> str:
+    """The whole page as HTML. Everything that comes from study and results is escaped.
+
+    Args:
+        comparison: what it shows.
+        is_linked: link each run's folder; without it a page stands apart from its runs and names
+            them alone.
+    """
     style, _, _ = _TEMPLATES.loader.get_source(_TEMPLATES, "style.css")  # type: ignore[union-attr]
     return _TEMPLATES.get_template("comparison.html").render(
         study=comparison.study,
@@ -61,7 +67,7 @@ def comparison_page(comparison: Comparison) -> str:
         alike=_alike(comparison),
         quality_plots=quality_figures(comparison),
         cost_plots=_plots(comparison, _COST_AXES, "Top left is best."),
-        cells=_cells(comparison),
+        cells=_cells(comparison, is_linked=is_linked),
         failed=[one for one in comparison.outcomes if one.status == "failed"],
         recipe=yaml.safe_dump(
             comparison.study.model_dump(mode="json", exclude_unset=True),
@@ -218,7 +224,7 @@ def _points(comparison: Comparison, key: str, factor: float) -> list[Point]:
     ]
 
 
-def _cells(comparison: Comparison) -> Table:
+def _cells(comparison: Comparison, *, is_linked: bool) -> Table:
     """Every run with its own numbers and its folder."""
     shown: dict[str, Callable[[float], str]] = {
         "gain": lambda value: decimal(value, 1 if comparison.measure == "accuracy" else 3),
@@ -229,7 +235,8 @@ def _cells(comparison: Comparison) -> Table:
     rows = []
     for one in comparison.outcomes:
         numbers = (_shown(one.figures, key, write) for key, write in shown.items())
-        where = _links(Path(one.folder), comparison.study.output)
+        folder = Path(one.folder)
+        where = _links(folder, comparison.study.output) if is_linked else os.fspath(folder)
         rows.append((one.cell, str(one.seed), one.status, *numbers, where))
     return Table(
         headings=(

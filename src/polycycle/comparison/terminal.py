@@ -54,6 +54,8 @@ def _answers(comparison: Comparison) -> list[Table]:
 
 def _costs(comparison: Comparison) -> list[Table]:
     """What variants took to train, and how fast they are, where that was measured."""
+    if not any(row.figures for row in comparison.rows):
+        return []
     table = _table("cost", [f"{name}, {unit}" for name, unit in COST_HEADINGS])
     tables = [table]
     for row in comparison.rows:
