@@ -1,6 +1,5 @@
 """The paper's ablations as settings: everything trained, and wrong labels in review."""
 
-
 import pytest
 import torch
 
