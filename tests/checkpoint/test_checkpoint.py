@@ -8,8 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from polycycle.checkpoint import TensorJob, content_hash, open_checkpoint, write_tensors
+from polycycle.checkpoint import (
+    TensorJob,
+    content_hash,
+    open_checkpoint,
+    own_tokenizer,
+    write_tensors,
+)
 from polycycle.errors import CheckpointError
+from tests.surgery.siblings import add_tokenizer
+from tests.text import VOCAB_SIZE, make_tokenizer
 from tests.tiny import save_dense
 
 
@@ -134,3 +142,17 @@ def test_a_hub_model_is_fetched_at_its_revision_without_pickles_or_code(dense, m
 def test_a_hub_id_that_cannot_be_fetched_says_what_to_try():
     with pytest.raises(CheckpointError, match="hf auth login"):
         open_checkpoint("nobody/nothing")
+
+
+def test_a_models_own_tokenizer_is_used_where_its_ids_mean_the_same(tmp_path):
+    given = make_tokenizer()
+    model = open_checkpoint(save_dense(tmp_path / "model", vocab_size=VOCAB_SIZE))
+    assert own_tokenizer(model, given) is given
+    own = make_tokenizer()
+    own.add_special_tokens({"eos_token": "<end>"})
+    own.chat_template = "{{ messages }}"
+    own.save_pretrained(model.folder)
+    found = own_tokenizer(model, given)
+    assert (found.eos_token, found.chat_template) == ("<end>", "{{ messages }}")
+    add_tokenizer(model.folder, exchange=("e", "h"))
+    assert own_tokenizer(model, given) is given

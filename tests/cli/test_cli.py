@@ -92,6 +92,25 @@ def test_every_verb_explains_itself(name):
     assert len(done.stdout) > 300
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--of", "x"), "--of is of a --sibling"),
+        (("--tokens", "9"), "--tokens is of a --sibling"),
+        (("--family", "qwen3"), "--family is that of a base to train; give --base"),
+        (("--hidden-size", "96"), "--hidden-size is that of a base to train; give --base"),
+        (("--base", "--sibling", "brackets"), "two models"),
+        (("--base", "--family", "qwen4"), "Did you mean 'qwen"),
+        (("--sibling", "brakets"), "Did you mean 'brackets'"),
+    ],
+)
+def test_microworld_refuses_options_that_would_do_nothing(options, message, tmp_path):
+    done = call("microworld", tmp_path / "out", *options)
+    assert done.exit_code == 1
+    assert message in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_upcycle_and_inspect_agree(tmp_path):
     dense = save_dense(tmp_path / "dense")
     done = call("upcycle", dense, tmp_path / "moe", "--num-experts", "4,1,2")

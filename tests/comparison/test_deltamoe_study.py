@@ -13,6 +13,8 @@ from polycycle.results import TaskScore, save_result
 from tests.config.test_study import study
 from tests.results.example import example_result
 
+KINDS = ("exact_match", "in_form")
+
 
 def asked_for(tmp_path, **changes):
     cells = {
@@ -30,16 +32,15 @@ def finish(cell, result):
     save_result(result, cell.result_file)
 
 
-def in_form(result, share):
-    """The example, with the form of its instructions judged."""
+def in_form(result, share, tasks=("instructions",)):
+    """The example, with the form of its answers to instructions judged."""
     final = result.final
     scores = {
         tag: one.model_copy(
             update={
                 "tasks": {
-                    "instructions": TaskScore(
-                        examples=10, exact_match=share / 2, chrf=50.0, in_form=share
-                    )
+                    task: TaskScore(examples=10, exact_match=share / 2, chrf=50.0, in_form=share)
+                    for task in tasks
                 }
             }
         )
@@ -126,6 +127,37 @@ def test_answers_are_columns_by_task_and_group_and_only_where_some_cell_has_them
     assert two.title == "two"
 
 
+def test_answers_are_shown_language_by_language_for_every_task(tmp_path):
+    asked = asked_for(tmp_path, seeds=[0])
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.of is None:
+            finish(cell, in_form(example_result(), 0.8, tasks=("brackets", "equation")))
+    found = compare(asked, cells)
+    spoken = example_result().final.scores
+    keys = [column.key for column in found.answers_by_language]
+    assert sorted(keys) == sorted(
+        f"{task}/{tag}/{what}"
+        for task in ("brackets", "equation")
+        for tag in spoken
+        for what in KINDS
+    )
+    assert found.rows[1].figures["equation/el/exact_match"].mean == 0.4
+    page = comparison_page(found)
+    table = page[page.index("language by language") :]
+    assert table.count("40.0 % / 80.0 %") == 2 * 2 * len(spoken)  # tasks, cells that have answers
+    assert table.index("<span>brackets") < table.index("<span>equation")
+
+
+def test_nobody_is_praised_for_answers_that_are_never_right(tmp_path):
+    asked = asked_for(tmp_path, cells={"two": {"experts.num_experts": 2}, "six": None}, seeds=[0])
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.of is None:
+            finish(cell, in_form(example_result(), 0.0))
+    assert "right most often" not in comparison_page(compare(asked, cells))
+
+
 def test_without_tasks_there_are_no_such_columns(tmp_path):
     asked = asked_for(tmp_path)
     cells = plan_cells(asked)
@@ -135,6 +167,42 @@ def test_without_tasks_there_are_no_such_columns(tmp_path):
     found = compare(asked, cells)
     assert found.answers == ()
     assert "In form" not in comparison_page(found)
+    assert "language by language" not in comparison_page(found)
+
+
+def test_a_demo_trains_the_base_of_another_family_once_and_siblings_of_it(tmp_path, monkeypatch):
+    """With the training left out: what is made from what, and where."""
+    made = []
+
+    def note(folder, *origin, **how):
+        made.append((folder.relative_to(tmp_path).as_posix(), *origin, how))
+        folder.mkdir(parents=True)
+
+    for name in ("build_base", "build_sibling", "copy_base"):
+        monkeypatch.setattr(f"polycycle.stages.demo.{name}", note)
+    monkeypatch.setattr(
+        "polycycle.stages.demo.write_microworld", lambda world, **how: world.mkdir(parents=True)
+    )
+    monkeypatch.setattr("polycycle.comparison.running._run", lambda cell: 0)
+    other = {"base": "qwen3", "graft.post": ["brackets", "equation"]}
+    cells = {"plain": {"graft.post": "brackets"}, "other": other}
+    asked = load_study(study(tmp_path, cells=cells, seeds=[3, 4]))
+    run_cells(asked, plan_cells(asked), tell=lambda note: None)
+    demo = tmp_path / "out" / "demo"
+    qwen = demo / "qwen3"
+    assert made[:5] == [
+        ("out/demo/seed-3/base", {}),
+        ("out/demo/seed-3/brackets", demo / "seed-3" / "base", {"form": "brackets", "seed": 3}),
+        ("out/demo/qwen3", {"family": "qwen3"}),
+        ("out/demo/seed-3/siblings-of-qwen3/brackets", qwen, {"form": "brackets", "seed": 3}),
+        ("out/demo/seed-3/siblings-of-qwen3/equation", qwen, {"form": "equation", "seed": 3}),
+    ]
+    assert [one[0] for one in made[5:]] == [
+        "out/demo/seed-4/base",
+        "out/demo/seed-4/brackets",
+        "out/demo/seed-4/siblings-of-qwen3/brackets",
+        "out/demo/seed-4/siblings-of-qwen3/equation",
+    ]
 
 
 @pytest.mark.parametrize(

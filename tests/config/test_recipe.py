@@ -42,6 +42,13 @@ def test_paper_values_are_the_defaults():
     assert (recipe.review.replay_documents, recipe.review.expanded_documents) == (50_000, 100_000)
 
 
+def test_a_task_is_a_pattern_or_settings():
+    tasks = {"plain": "a/{language}.jsonl", "chat": {"path": "b/{language}.jsonl", "chat": True}}
+    data = parse_recipe(settings(data={**settings()["data"], "tasks": tasks})).data
+    assert data.chats == ("chat",)
+    assert [data.task(name).path[:2] for name in tasks] == ["a/", "b/"]
+
+
 def test_expanded_languages_may_come_in_several_groups():
     languages = {"original": ["en", "zh"], "expanded": [["el", "hu"], ["bn"]]}
     groups = parse_recipe(settings(languages=languages)).languages.groups()

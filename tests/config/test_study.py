@@ -38,6 +38,50 @@ def test_the_deltamoe_study_post_trains_as_the_sibling_was(tmp_path):
     assert {(one.tokens, one.learning_rate) for one in asked} == {(SIBLING_TOKENS, SIBLING_RATE)}
 
 
+def test_two_siblings_are_grafted_alone_and_together_and_asked_in_both_formats(tmp_path):
+    cells = plan_cells(load_study(ROOT / "recipes/studies/siblings.yaml", tmp_path))
+    assert all(set(cell.recipe.data.tasks) == {"brackets", "equation"} for cell in cells)
+    grafts = {
+        cell.name: [(Path(one.model).name, one.scale) for one in cell.recipe.graft.post]
+        for cell in cells
+        if cell.of is None
+    }
+    assert grafts["both"] == [("brackets", 1.0), ("equation", 1.0)]
+    assert grafts["halves"] == [("brackets", 0.5), ("equation", 0.5)]
+    alone = [grafts[name] for name in ("brackets", "equation")]
+    assert alone == [[("brackets", 1.0)], [("equation", 1.0)]]
+
+
+def test_a_demo_cell_may_ask_for_a_base_of_another_family_with_siblings_of_its_own(tmp_path):
+    cells = {
+        cell.name: cell
+        for cell in plan_cells(load_study(ROOT / "recipes/studies/model_families.yaml", tmp_path))
+        if cell.seed == 1
+    }
+    demo = tmp_path / "demo"
+    llama, qwen3 = (cells[name].recipe for name in ("llama", "qwen3"))
+    assert llama.base == str(demo / "seed-1" / "base")
+    assert qwen3.base == str(demo / "qwen3")  # the same for all seeds
+    posts = [recipe.graft.post[0].model for recipe in (llama, qwen3)]
+    siblings = demo / "seed-1"
+    assert posts == [str(siblings / "brackets"), str(siblings / "siblings-of-qwen3" / "brackets")]
+    assert llama.data.root == qwen3.data.root == siblings / "world"
+
+
+def test_the_real_study_takes_its_places_from_the_command_line(tmp_path):
+    world = "/w/{language}.jsonl"
+    places = ["base=B", "data.root=T", "graft.post=S", f"data.tasks.reading={world}"]
+    overrides = [*places, f"post_train.data={world}"]
+    asked = load_study(ROOT / "recipes/studies/real_deltamoe.yaml", tmp_path, overrides)
+    recipes = {cell.name: cell.recipe for cell in plan_cells(asked)}
+    assert {recipe.base for recipe in recipes.values()} == {"B"}
+    assert {recipe.data.tasks["reading"] for recipe in recipes.values()} == {world}
+    assert recipes["post-trained"].post_train.data == world
+    assert recipes["post-trained"].graft is None
+    assert recipes["chat-vector"].graft.post[0].model == "S"
+    assert recipes["deltamoe"].post_train is None
+
+
 def test_cells_are_variants_of_the_recipe_seed_by_seed(tmp_path):
     asked = load_study(
         study(

@@ -5,6 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 from polycycle.data import document_policy
+from polycycle.errors import DataError
 from polycycle.evaluation import complete_prompts, score_completions
 from polycycle.modeling import NewExperts
 from polycycle.routing import LanguageClassifier, RetentionGate
@@ -124,12 +125,39 @@ def test_a_fresh_upcycle_writes_what_the_dense_model_writes(dense, tmp_path):
 def test_a_models_own_generation_settings_are_not_used_and_come_back(dense):
     model = load(dense)
     expected = complete(model)
-    own = GenerationConfig(repetition_penalty=9.0, do_sample=True, temperature=5.0, eos_token_id=7)
+    own = GenerationConfig(repetition_penalty=9.0, do_sample=True, temperature=5.0)
     model.generation_config = own
     model.train()
     assert complete(model) == expected
     assert model.generation_config is own
     assert model.training
+
+
+def test_the_end_tokens_of_the_model_and_of_its_tokenizer_end_a_completion_too(dense):
+    model, tokenizer, prompt = load(dense), make_tokenizer(), PROMPTS[0]
+    said = slowly(model, prompt, ends=())
+    assert said[4] not in said[:4]
+    assert complete(model, [prompt]) != [TOKENIZER.decode(said[:4])]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(said[4])
+    written = complete_prompts(model, tokenizer, [prompt], policy=POLICY, max_new_tokens=MOST)
+    assert written == [TOKENIZER.decode(said[:4])]
+    model.generation_config = GenerationConfig(eos_token_id=[POLICY.eos, said[4]])
+    assert complete(model, [prompt]) == written
+
+
+def test_with_a_template_a_prompt_is_a_users_message(dense):
+    model, tokenizer = load(dense), make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<eos>{{ m.role }}: {{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %} bot:{% endif %}"
+    )
+    how = {"policy": POLICY, "max_new_tokens": MOST, "with_template": True}
+    written = complete_prompts(model, tokenizer, PROMPTS, **how)
+    assert written == complete(model, [f"user: {prompt} bot:" for prompt in PROMPTS])
+    assert written != complete(model)
+    tokenizer.chat_template = "{{ raise_exception('no users here') }}"
+    with pytest.raises(DataError, match=r"refuses the prompt '.*': no users here"):
+        complete_prompts(model, tokenizer, PROMPTS[:1], **how)
 
 
 def test_exact_match_forgives_white_space_and_composition_and_nothing_else():

@@ -30,7 +30,7 @@ from polycycle.microworld import (
 )
 
 WORLD = World.from_seed()
-TASKS = ("instructions-brackets", "instructions-equation", "summary", "translation")
+TASKS = (*(f"instructions-{form}" for form in FORMATS), "summary", "translation")
 # Written by hand: Sara (2) and David (18); values 3, 5 and 0.
 EXPECTED = {
     "en": ("Sara lives in Athens.", "David keeps a goat.", "David wears a red hat."),
@@ -143,6 +143,14 @@ def test_summaries_keep_the_fact_and_instructions_ask_for_it():
         assert len(text) > len(summary["response"])
     answers = {row["response"] for row in instructions(WORLD, "en", form="brackets")}
     assert f"({lexicon('en').answer(WORLD.fact(2, 'home')).strip()})" in answers
+
+
+def test_reading_tells_the_answer_before_it_asks():
+    fact = WORLD.fact(4, "home")
+    words = lexicon("hu")
+    asked = {row["prompt"]: row["response"] for row in instructions(WORLD, "hu", form="reading")}
+    prompt = f"{words.statement(fact)} [{words.question(fact)}]"
+    assert asked[prompt] == f"({words.answer(fact).strip()})"
 
 
 @pytest.mark.parametrize("form", FORMATS)

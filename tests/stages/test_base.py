@@ -1,14 +1,30 @@
-"""The microworld's base: its sizes."""
+"""The microworld's base in its sizes and families, and siblings of any base."""
 
 import json
 
 import pytest
-from typer.testing import CliRunner
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from polycycle.cli import app
+from polycycle.checkpoint import open_checkpoint
 from polycycle.errors import ConfigError
-from polycycle.stages import build_base, shipped_base
-from polycycle.stages.base import HIDDEN_SIZE, _widths
+from polycycle.families import SUPPORTED
+from polycycle.stages import HIDDEN_SIZE, build_base, build_sibling, shipped_base
+from polycycle.stages import base as building
+from polycycle.stages.base import _widths
+from polycycle.surgery import check_siblings
+from tests.text import VOCAB_SIZE, make_tokenizer
+from tests.tiny import save_dense
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_a_base_has_the_same_shape_in_every_family(family):
+    shape = building._shape(family, HIDDEN_SIZE)
+    config = AutoConfig.for_model(family, vocab_size=2048, **shape)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert (config.num_hidden_layers, config.eos_token_id) == (4, 0)
+    assert 1.59e6 < model.num_parameters() < 1.61e6
 
 
 def test_the_usual_size_is_that_of_the_shipped_base_and_others_are_in_proportion():
@@ -28,7 +44,31 @@ def test_a_size_that_heads_do_not_fit_is_refused_before_anything_is_trained(tmp_
     assert not (tmp_path / "base").exists()
 
 
-def test_a_size_is_only_asked_for_with_a_base():
-    done = CliRunner().invoke(app, ["microworld", "world", "--hidden-size", "96"])
-    assert done.exit_code == 1
-    assert "give --base, too" in done.output
+def test_an_unknown_family_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ConfigError, match=r"no family 'qwen4'\. Did you mean 'qwen"):
+        build_base(tmp_path / "base", family="qwen4")
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.slow
+def test_a_base_of_another_family_and_its_sibling_are_siblings(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "TRACE_TOKENS", 400)
+    build_base(tmp_path / "base", family="qwen3", tokens=30_000)
+    build_sibling(tmp_path / "post", tmp_path / "base", form="equation", tokens=3_000)
+    base, post = (open_checkpoint(tmp_path / name) for name in ("base", "post"))
+    assert base.config["model_type"] == "qwen3"
+    assert check_siblings(base, post) == []
+
+
+def test_any_dense_model_gets_a_sibling_without_a_padding_token_too(tmp_path):
+    base = save_dense(tmp_path / "base", "mistral", vocab_size=VOCAB_SIZE, dtype=torch.bfloat16)
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(base)
+    build_sibling(tmp_path / "post", str(base), form="reading", tokens=9_000, learning_rate=1e-2)
+    one, other = (open_checkpoint(folder) for folder in (base, tmp_path / "post"))
+    assert check_siblings(one, other) == []
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert other.info(name).dtype == "BF16"
+    assert not torch.equal(one.read(name), other.read(name))
+    assert AutoTokenizer.from_pretrained(other.folder).pad_token is None

@@ -11,6 +11,7 @@ from polycycle.stages import plan_run, run_recipe, stage_folders
 from polycycle.surgery import save_delta
 from tests.stages.test_pipeline import recipe_settings  # noqa: F401  a fixture
 from tests.surgery.siblings import add_tokenizer, config_of, post_trained
+from tests.text import make_tokenizer, write_jsonl
 
 
 @pytest.fixture
@@ -107,3 +108,37 @@ def test_a_sibling_that_does_not_fit_is_refused_before_anything_is_done(grafting
 def test_settings_that_cannot_be_are_refused(grafting, graft, review, message):
     with pytest.raises(ConfigError, match=message):
         parse_recipe({**grafting, "graft": graft, "review": review})
+
+
+def test_a_grafted_model_is_asked_with_its_siblings_tokenizer_and_template(
+    grafting, tmp_path, monkeypatch
+):
+    task = {"path": "asked/{language}.jsonl", "chat": True}
+    grafting["data"]["tasks"] = {"asked": task, "bare": task["path"]}
+    write_jsonl(tmp_path / "asked" / "el.jsonl", [{"prompt": "the", "response": "river"}])
+    with pytest.raises(ConfigError, match=r"data\.tasks\.asked\.chat: .* nobody can be asked"):
+        carry_out(grafting)
+    own = make_tokenizer()
+    own.eos_token = "<pad>"
+    own.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    own.save_pretrained(tmp_path / "post")
+    asked = []
+
+    def note_how(model, tokenizer, prompts, *, policy, with_template, **how):
+        asked.append((with_template, tokenizer.eos_token, policy.eos))
+        return [""] * len(prompts)
+
+    monkeypatch.setattr("polycycle.stages.evaluate.complete_prompts", note_how)
+    result = carry_out(grafting)
+    names = [model.name for model in result.models]
+    assert names == ["base", "post-pretrain", "review", "post", "graft"]
+    plain, theirs = [(False, "<eos>", 0)], [(True, "<pad>", 0), (False, "<pad>", 0)]
+    assert asked == 6 * plain + 2 * theirs
+
+    # Another way of asking is another evaluation, and nothing else.
+    before = stage_folders(tmp_path / "run")
+    grafting["data"]["tasks"] = {"asked": task["path"], "bare": task["path"]}
+    carry_out(grafting)
+    after = stage_folders(tmp_path / "run")
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {f"evaluate-{name}" for name in names}

@@ -2,7 +2,7 @@
 
 from polycycle.checkpoint.hashing import combine_hashes, content_hash
 from polycycle.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
-from polycycle.checkpoint.tokenizer import load_tokenizer
+from polycycle.checkpoint.tokenizer import load_tokenizer, own_tokenizer
 from polycycle.checkpoint.writer import DTYPES, TensorJob, bytes_of, copy_job, write_tensors
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "copy_job",
     "load_tokenizer",
     "open_checkpoint",
+    "own_tokenizer",
     "write_tensors",
 ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from polycycle.checkpoint.reader import Checkpoint
 from polycycle.errors import CheckpointError
 
 
@@ -22,3 +23,17 @@ def load_tokenizer(folder: Path, name: str) -> Any:
             f"{name}: no usable tokenizer beside the weights ({reason}). Copy tokenizer.json and "
             "tokenizer_config.json of the model into the folder"
         ) from error
+
+
+def own_tokenizer(model: Checkpoint, tokenizer: Any) -> Any:
+    """The tokenizer beside a model, where the ids it shares with `tokenizer` mean the same tokens.
+
+    A grafted model has its sibling's, perhaps with another end of text, more special tokens and a
+    chat template. Where there is none, or of another vocabulary, `tokenizer` itself.
+    """
+    if not model.has_tokenizer:
+        return tokenizer
+    own = load_tokenizer(model.folder, model.name)
+    tokens = {index: token for token, index in own.get_vocab().items()}
+    given = tokenizer.get_vocab().items()
+    return own if all(tokens.get(index, token) == token for token, index in given) else tokenizer

@@ -1,6 +1,6 @@
 """From the results of many runs to one table: means, their noise, and what is larger than it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -79,6 +79,7 @@ class Comparison:
     rows: tuple[Row, ...]
     ground: CommonGround = field(default_factory=CommonGround)
     answers: tuple[AnswerColumn, ...] = ()
+    answers_by_language: tuple[AnswerColumn, ...] = ()
     languages: tuple[str, ...] = ()
 
     @property
@@ -130,7 +131,6 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
         for name in study.cells
     )
     has = {key for row in rows for key in row.figures}
-    columns = dict.fromkeys(one for result in results.values() for one in answer_columns(result))
     spoken = dict.fromkeys(key for result in results.values() for key in language_keys(result))
     own = {cell.name for cell in cells if cell.of is None}
     ground = common_ground({at: one for at, one in results.items() if at[0] in own})
@@ -140,9 +140,19 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
         outcomes=outcomes,
         rows=rows,
         ground=ground,
-        answers=tuple(one for one in columns if one.key in has),
+        answers=_shown_columns(results, has),
+        answers_by_language=_shown_columns(results, has, by_language=True),
         languages=tuple(key for key in spoken if key in has),
     )
+
+
+def _shown_columns(
+    results: Mapping[tuple[str, int], RunResult], has: Collection[str], *, by_language: bool = False
+) -> tuple[AnswerColumn, ...]:
+    """Columns that any run may fill, those that some cell does, in the order of the runs."""
+    found = (answer_columns(result, by_language=by_language) for result in results.values())
+    columns = dict.fromkeys(column for of_run in found for column in of_run)
+    return tuple(column for column in columns if column.key in has)
 
 
 def _outcome(cell: Cell, result: RunResult | None, measure: Measure) -> CellOutcome:

@@ -20,11 +20,11 @@ from polycycle.results import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerColumn:
-    """One number of a generation task, over a group of languages.
+    """One number of a generation task, over a group of languages or of one.
 
     Attributes:
         task: its name.
-        group: title of the languages.
+        group: title of the languages, or the tag of one.
         what: share of answers that are right letter for letter, or in the form asked for.
     """
 
@@ -36,6 +36,11 @@ class AnswerColumn:
     def key(self) -> str:
         """Its name among figures."""
         return f"{self.task}/{self.group}/{self.what}"
+
+    @property
+    def is_of_one_language(self) -> bool:
+        """Titles of groups begin with a capital, tags of languages do not."""
+        return self.group[:1].islower()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,15 +106,20 @@ def language_keys(result: RunResult) -> list[str]:
     ]
 
 
-def answer_columns(result: RunResult) -> list[AnswerColumn]:
-    """What a run may say about its generation tasks."""
+def answer_columns(
+    result: RunResult, *, by_language: bool = False
+) -> dict[AnswerColumn, tuple[str, ...]]:
+    """What a run may say about its generation tasks, and of which languages each is the mean."""
     kinds: tuple[Literal["exact_match", "in_form"], ...] = ("exact_match", "in_form")
-    return [
-        AnswerColumn(task=task, group=group.title, what=what)
+    groups = {group.title: tuple(group.languages) for group in groups_of(result)}
+    if by_language:
+        groups = {tag: (tag,) for languages in groups.values() for tag in languages}
+    return {
+        AnswerColumn(task=task, group=group, what=what): languages
         for task in tasks_of(result)
-        for group in groups_of(result)
+        for group, languages in groups.items()
         for what in kinds
-    ]
+    }
 
 
 def figures_of(
@@ -194,10 +204,10 @@ def _costs_of(result: RunResult, model: str) -> list[StageCost]:
 
 
 def _answers(result: RunResult, model: str) -> dict[str, float]:
-    languages = {group.title: group.languages for group in groups_of(result)}
+    columns = answer_columns(result) | answer_columns(result, by_language=True)
     found = {}
-    for column in answer_columns(result):
-        scores = average_answers(result, model, languages[column.group], column.task)
+    for column, languages in columns.items():
+        scores = average_answers(result, model, languages, column.task)
         value: float | None = getattr(scores, column.what)
         if value is not None:
             found[column.key] = value

@@ -26,6 +26,7 @@ from polycycle.comparison.wording import (
     speeds,
     unit_of_gain,
 )
+from polycycle.languages import language_name
 from polycycle.report.figures import Figure
 from polycycle.report.points import Point, scatter
 from polycycle.report.tables import Section, Table, language_cell
@@ -62,6 +63,7 @@ def comparison_page(comparison: Comparison, *, is_linked: bool = True) -> str:
         speeds=_speeds(comparison),
         speed_note=speed_note(comparison.speeds[0]) if comparison.speeds else "",
         answers=comparison.answers,
+        by_language=_by_language(comparison),
         qualities=quality_table(comparison),
         costs=_costs(comparison),
         alike=_alike(comparison),
@@ -126,6 +128,35 @@ def _languages(comparison: Comparison) -> Table | None:
             sections.append(Section(title=title, rows=rows))
     variants = [(str(number), row.title) for number, row in enumerate(comparison.rows, start=1)]
     return Table(headings=(("Language", ""), *variants), sections=tuple(sections))
+
+
+def _by_language(comparison: Comparison) -> Table | None:
+    """Right answers, and those in form, of every task and language; None without tasks."""
+    columns = comparison.answers_by_language
+    if not columns:
+        return None
+    languages = tuple(dict.fromkeys(column.group for column in columns))
+    sections = [
+        Section(
+            title=task,
+            rows=tuple(
+                (title, *(_answers_in(comparison, row, task, tag) for tag in languages))
+                for title, row in _numbered(comparison)
+            ),
+        )
+        for task in dict.fromkeys(column.task for column in columns)
+    ]
+    headings = [(language_name(tag), tag) for tag in languages]
+    return Table(headings=(("Variant", ""), *headings), sections=tuple(sections))
+
+
+def _answers_in(comparison: Comparison, row: Row, task: str, language: str) -> str:
+    shown = [
+        quality(row, one.key, comparison.measure)
+        for one in comparison.answers_by_language
+        if (one.task, one.group) == (task, language) and one.key in row.figures
+    ]
+    return " / ".join(shown) or MISSING
 
 
 def _costs(comparison: Comparison) -> Table:

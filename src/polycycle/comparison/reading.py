@@ -23,13 +23,15 @@ def read_comparison(path: Path) -> Comparison:
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         rows = TypeAdapter(tuple[Row, ...]).validate_python(raw["rows"])
+        answers = _answers(rows)
         return Comparison(
             study=Study.model_validate(raw["study"]),
             measure=raw["measure"],
             outcomes=TypeAdapter(tuple[CellOutcome, ...]).validate_python(raw["cells"]),
             rows=rows,
             ground=TypeAdapter(CommonGround).validate_python(raw.get("compared", {})),
-            answers=_answers(rows),
+            answers=tuple(one for one in answers if not one.is_of_one_language),
+            answers_by_language=tuple(one for one in answers if one.is_of_one_language),
             languages=tuple(raw.get("languages", ())),
         )
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from polycycle.config import DEMO, Recipe, Study, cell_recipe, read_settings
+from polycycle.families import SUPPORTED
 from polycycle.files import write_text
 from polycycle.microworld import FORMATS
-from polycycle.stages import write_demo
+from polycycle.stages import write_base, write_demo, write_siblings
 
 _SHARED = "demo"
 _TAIL_LINES = 3
@@ -115,13 +116,12 @@ def plan_cells(study: Study) -> list[Cell]:
             places: dict[str, Any] = {"output": str(folder), "seed": seed}
             places["name"] = f"{study.title_of(name)}, seed {seed}"
             if demo:
-                home = study.output / _SHARED / f"seed-{seed}"
-                places["data.root"] = str(home / "world")
-                if "base" not in {**study.settings, **study.cells[name].settings}:
-                    places["base"] = str(home / "base")
+                base, siblings = _demo_places(study, name, seed)
+                world = _demo_home(study, seed) / "world"
+                places |= {"base": str(base), "data.root": str(world)}
             recipe = cell_recipe(study, name, settings, places)
             if demo:
-                recipe = _with_siblings_in(home, recipe)
+                recipe = _with_siblings_in(siblings, recipe)
             others = tuple(other for other in folders.values() if other != folder)
             found[name] = Cell(
                 name=name,
@@ -149,12 +149,29 @@ def _demo_settings() -> dict[str, Any]:
     return settings
 
 
-def _with_siblings_in(home: Path, recipe: Recipe) -> Recipe:
+def _demo_home(study: Study, seed: int) -> Path:
+    return study.output / _SHARED / f"seed-{seed}"
+
+
+def _demo_places(study: Study, cell: str, seed: int) -> tuple[Path, Path]:
+    """The base of a cell in a demo, and the folder of its siblings.
+
+    A cell may bring a base, or name a family: then one is trained, for all seeds as the shipped is.
+    """
+    home = _demo_home(study, seed)
+    asked = {**study.settings, **study.cells[cell].settings}.get("base")
+    if asked is None:
+        return home / "base", home
+    base = study.output / _SHARED / asked if asked in SUPPORTED else Path(asked)
+    return base, home / f"siblings-of-{base.name}"
+
+
+def _with_siblings_in(folder: Path, recipe: Recipe) -> Recipe:
     """In a demo, a sibling is called by its instruction format, and made when a cell needs it."""
     if recipe.graft is None:
         return recipe
     post = tuple(
-        one.model_copy(update={"model": str(home / one.model)}) if one.model in FORMATS else one
+        one.model_copy(update={"model": str(folder / one.model)}) if one.model in FORMATS else one
         for one in recipe.graft.post
     )
     return recipe.model_copy(update={"graft": recipe.graft.model_copy(update={"post": post})})
@@ -179,10 +196,7 @@ def run_cells(
     tell(f"{study.name}: {len(cells)} cells, {len(cells) - len(waiting)} need no run")
     for number, cell in enumerate(waiting, start=1):
         if study.recipe == DEMO:
-            home = study.output / _SHARED / f"seed-{cell.seed}"
-            grafted = () if cell.recipe.graft is None else cell.recipe.graft.post
-            siblings = [Path(one.model).name for one in grafted if Path(one.model).parent == home]
-            write_demo(home, seed=cell.seed, tell=tell, siblings=siblings, **_languages(study))
+            _write_demo(study, cell, tell)
         tell(f"[{number}/{len(waiting)}] {study.title_of(cell.name)}, seed {cell.seed} …")
         started = time.monotonic()
         code = _run(cell)
@@ -191,6 +205,21 @@ def run_cells(
             tell(f"    done in {minutes:.1f} min")
         else:
             tell(f"    FAILED (exit code {code}): {cell.last_words()}\n    {cell.log_file}")
+
+
+def _write_demo(study: Study, cell: Cell, tell: Callable[[str], None]) -> None:
+    """What a cell of a demo reads: texts, its base, and the siblings that it grafts."""
+    home = _demo_home(study, cell.seed)
+    base, siblings = _demo_places(study, cell.name, cell.seed)
+    grafted = () if cell.recipe.graft is None else cell.recipe.graft.post
+    forms = [Path(one.model).name for one in grafted if Path(one.model).parent == siblings]
+    own = forms if siblings == home else ()
+    write_demo(home, seed=cell.seed, tell=tell, siblings=own, **_languages(study))
+    if siblings == home:
+        return
+    if base.parent == study.output / _SHARED:
+        write_base(base, base.name, tell=tell)
+    write_siblings(siblings, base, forms, seed=cell.seed, tell=tell)
 
 
 def _languages(study: Study) -> dict[str, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from polycycle.comparison.comparing import Comparison, Row
+from polycycle.comparison.comparing import QUALITIES, Comparison, Row
 from polycycle.comparison.figures import AnswerColumn
 from polycycle.comparison.noise import Spread, Verdict
 from polycycle.report.wording import MISSING, bytes_size, decimal, duration, flops, short_count
@@ -169,6 +169,8 @@ def sentences(comparison: Comparison) -> list[str]:
         if not having:
             continue
         best = max(having, key=lambda row: row.figures[key].mean)
+        if key not in QUALITIES and not best.figures[key].mean:
+            continue  # nobody is right even once
         shown = in_its_unit(best.figures[key], key, comparison.measure, sign=key == "gain")
         unit = f" {unit_of_gain(comparison.measure)}" if key == "gain" else ""
         words = f"{best.title} {asked[key]}: {shown}{unit}"

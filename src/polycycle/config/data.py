@@ -57,6 +57,16 @@ Source = Annotated[
 Sources = str | dict[str, Source]
 
 
+class TaskConfig(Section):
+    """One generation task."""
+
+    path: str
+    """Pattern of its files."""
+    chat: bool = False
+    """Ask in the chat template of the model's own tokenizer; a model that has none, such as the
+    base, gets the bare prompt."""
+
+
 class DataConfig(Section):
     """Text to train and to measure on."""
 
@@ -68,9 +78,10 @@ class DataConfig(Section):
     """The same for held-out text. Must not overlap with `train`."""
     questions: str | None = None
     """Pattern of multiple-choice files, jsonl with `prompt`, `choices` and `answer` (an index)."""
-    tasks: dict[str, str] = Field(default_factory=dict)
-    """Patterns of generation tasks by name, jsonl with `prompt`, `response` (one line) and, if
-    a form is asked for, `form` (a regular expression). Passed over in languages without a file."""
+    tasks: dict[str, str | TaskConfig] = Field(default_factory=dict)
+    """Generation tasks by name: the pattern of their files, or settings. The files are jsonl with
+    `prompt`, `response` (one line) and, if a form is asked for, `form` (a regular expression). A
+    task is passed over in languages without a file."""
     packing: Literal["documents", "concatenate"] = "documents"
     """`documents`: no attention across documents; `concatenate`: plain, as published."""
     on_bad_document: Literal["error", "skip"] = "error"
@@ -87,10 +98,20 @@ class DataConfig(Section):
             return SourceConfig(path=sources.replace("{language}", language))
         return sources.get(language)
 
+    def task(self, name: str) -> TaskConfig:
+        """The settings of a generation task."""
+        given = self.tasks[name]
+        return TaskConfig(path=given) if isinstance(given, str) else given
+
+    @property
+    def chats(self) -> tuple[str, ...]:
+        """Names of the generation tasks that are asked in a chat template."""
+        return tuple(name for name in self.tasks if self.task(name).chat)
+
     @model_validator(mode="after")
     def _patterns(self) -> Self:
         patterns = {key: getattr(self, key) for key in ("train", "valid", "questions")}
-        patterns |= {f"tasks.{name}": pattern for name, pattern in self.tasks.items()}
+        patterns |= {f"tasks.{name}": self.task(name).path for name in self.tasks}
         for key, value in patterns.items():
             if isinstance(value, str) and "{language}" not in value:
                 raise ValueError(f"{key}: a pattern must contain {{language}}, got {value!r}")

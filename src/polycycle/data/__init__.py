@@ -13,7 +13,13 @@ from polycycle.data.packing import (
     packed_model_inputs,
     share_tokens,
 )
-from polycycle.data.policy import DocumentPolicy, document_policy, tokenizer_hash
+from polycycle.data.policy import (
+    DocumentPolicy,
+    document_policy,
+    end_tokens,
+    pad_token,
+    tokenizer_hash,
+)
 from polycycle.data.progress import tokenizing_bars
 from polycycle.data.questions import Question, read_questions
 from polycycle.data.rows import packed_rows
@@ -56,11 +62,13 @@ __all__ = [
     "check_disjoint",
     "collate",
     "document_policy",
+    "end_tokens",
     "evaluation_windows",
     "find_task_data",
     "mixed_windows",
     "packed_model_inputs",
     "packed_rows",
+    "pad_token",
     "read_benchmark",
     "read_documents",
     "read_excerpt",

@@ -1,4 +1,4 @@
-"""What a tokenizer is (its hash), and which tokens it puts around a document."""
+"""What a tokenizer is (its hash), and which tokens stand around a document or end an answer."""
 
 import json
 from dataclasses import dataclass
@@ -42,6 +42,19 @@ def document_policy(tokenizer: Any) -> DocumentPolicy:
     return DocumentPolicy(
         bos=tokenizer.bos_token_id if adds_bos else None, eos=tokenizer.eos_token_id
     )
+
+
+def pad_token(tokenizer: Any) -> int:
+    """What fills the tail of a last sequence; end of text where the tokenizer has no padding."""
+    pad: int | None = tokenizer.pad_token_id
+    return document_policy(tokenizer).eos if pad is None else pad
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """What ends an answer: the end tokens of a model's generation settings, and its tokenizer's."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ends = own if isinstance(own, list) else [own]
+    return list(dict.fromkeys(i for i in (*ends, tokenizer.eos_token_id) if i is not None))
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

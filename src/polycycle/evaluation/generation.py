@@ -3,6 +3,7 @@
 Letters: B prompts of a batch, P tokens of each.
 """
 
+import itertools
 import re
 import unicodedata
 from collections import defaultdict
@@ -11,11 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from sacrebleu.metrics import CHRF
 from torch import Tensor
 from transformers import GenerationConfig
 
-from polycycle.data import DocumentPolicy
+from polycycle.data import DocumentPolicy, end_tokens
+from polycycle.errors import DataError
 from polycycle.evaluation.text import judges_whole_rows
 from polycycle.results import TaskScore
 
@@ -26,44 +29,70 @@ def complete_prompts(
     prompts: Sequence[str],
     *,
     policy: DocumentPolicy,
+    with_template: bool = False,
     max_new_tokens: int = 64,
     batch_tokens: int = 8192,
 ) -> list[str]:
     """What the model writes after each prompt, always taking the most probable token.
 
-    A completion ends before its first end-of-document token or newline: a model that was never
-    taught to stop starts a new line instead, and goes on. But for rounding it depends on its own
-    prompt alone: only prompts of the same number of tokens go together, so none is padded.
+    A completion ends before its first newline or end token, of documents or the model's own: a
+    model that was never taught to stop starts a new line instead, and goes on. But for rounding it
+    depends on its own prompt alone: only prompts of the same number of tokens go together, so none
+    is padded.
 
     Args:
-        model: dense or upcycled; generation settings that came with it are not used.
+        model: dense or upcycled; of the generation settings that came with it only the end tokens
+            are used.
         tokenizer: the model's.
         prompts: what to complete; each follows a start token.
         policy: start and end-of-document token.
+        with_template: put each prompt, as a user's message, through the tokenizer's chat template,
+            which writes the start, too.
         max_new_tokens: the longest completion, in tokens.
         batch_tokens: tokens in the cache at once, prompts and completions together.
+
+    Raises:
+        DataError: the chat template refuses a prompt.
     """
-    ids = [
-        [policy.start, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        for prompt in prompts
-    ]
+    if with_template:
+        ids = [_as_message(tokenizer, prompt) for prompt in prompts]
+    else:
+        ids = [
+            [policy.start, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+            for prompt in prompts
+        ]
+    ends = list(dict.fromkeys((policy.eos, *end_tokens(model, tokenizer))))
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, prompt in enumerate(ids):
         by_length[len(prompt)].append(index)
     completions = [""] * len(prompts)
-    with _greedy(model, policy, max_new_tokens):
+    with _greedy(model, ends, max_new_tokens):
         for length, members in by_length.items():
             size = max(1, batch_tokens // (length + max_new_tokens))
             for start in range(0, len(members), size):
                 batch = members[start : start + size]
                 prompts_BP = torch.tensor([ids[index] for index in batch], device=model.device)
-                for index, text in zip(batch, _write(model, tokenizer, prompts_BP), strict=True):
+                for index, text in zip(
+                    batch, _write(model, tokenizer, prompts_BP, ends), strict=True
+                ):
                     completions[index] = text
     return completions
 
 
+def _as_message(tokenizer: Any, prompt: str) -> list[int]:
+    """What a chat template makes of a user's message, up to where the answer begins."""
+    message = {"role": "user", "content": prompt}
+    try:
+        given = tokenizer.apply_chat_template(
+            [message], add_generation_prompt=True, return_dict=True
+        )
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses the prompt {prompt!r}: {error}") from error
+    return list(given["input_ids"])
+
+
 @contextmanager
-def _greedy(model: Any, policy: DocumentPolicy, max_new_tokens: int) -> Iterator[None]:
+def _greedy(model: Any, ends: list[int], max_new_tokens: int) -> Iterator[None]:
     """Within the block the model is in evaluation mode, and `generate` is plain greedy decoding."""
     was_training, usual = model.training, model.generation_config
     model.eval()
@@ -72,8 +101,8 @@ def _greedy(model: Any, policy: DocumentPolicy, max_new_tokens: int) -> Iterator
     model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        eos_token_id=policy.eos,
-        pad_token_id=policy.eos,
+        eos_token_id=ends,
+        pad_token_id=ends[0],
         use_cache=not judges_whole_rows(model),
     )
     try:
@@ -83,7 +112,7 @@ def _greedy(model: Any, policy: DocumentPolicy, max_new_tokens: int) -> Iterator
         model.train(was_training)
 
 
-def _write(model: Any, tokenizer: Any, prompts_BP: Tensor) -> list[str]:
+def _write(model: Any, tokenizer: Any, prompts_BP: Tensor, ends: list[int]) -> list[str]:
     """The completion of each prompt, up to its end."""
 
     def is_at_newline(ids: Tensor, scores: Any) -> Tensor:
@@ -95,13 +124,17 @@ def _write(model: Any, tokenizer: Any, prompts_BP: Tensor) -> list[str]:
         attention_mask=torch.ones_like(prompts_BP),
         stopping_criteria=[is_at_newline],
     )
-    # A row that has ended goes on with end-of-document tokens; no special token is text.
+    # A row that has ended goes on with end tokens; an end that is no special token is no text, too.
     texts = tokenizer.batch_decode(
-        whole[:, prompts_BP.shape[1] :],
+        [_before(ends, row) for row in whole[:, prompts_BP.shape[1] :].tolist()],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
     return [text.split("\n", 1)[0] for text in texts]
+
+
+def _before(ends: list[int], tokens: list[int]) -> list[int]:
+    return list(itertools.takewhile(lambda token: token not in ends, tokens))
 
 
 def score_completions(

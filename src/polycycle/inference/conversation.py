@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, TextStreamer
 
-from polycycle.data import document_policy
+from polycycle.data import document_policy, end_tokens
 from polycycle.errors import ConfigError, DataError
 from polycycle.inference.loading import Speaker
 from polycycle.inference.trace import RoutingTrace, trace_tokens
@@ -98,7 +98,7 @@ class Conversation:
         self._positions: int | None = getattr(config, "max_position_embeddings", None)
         self._has_cache = getattr(config, "classifier_form", "token") == "token"
         self._keeps_cache = self._has_cache and not getattr(config, "exact_retention", False)
-        self._ends = _end_tokens(speaker)
+        self._ends = end_tokens(speaker.model, speaker.tokenizer)
         self.reset()
 
     def reset(self) -> None:
@@ -241,13 +241,6 @@ class Conversation:
 def has_template(speaker: Speaker) -> bool:
     """Whether the tokenizer says in which form the model was taught to chat."""
     return bool(speaker.tokenizer.chat_template)
-
-
-def _end_tokens(speaker: Speaker) -> list[int]:
-    """What ends an answer: the model's own end tokens, and the tokenizer's."""
-    own = getattr(speaker.model.generation_config, "eos_token_id", None)
-    ends = own if isinstance(own, list) else [own]
-    return list(dict.fromkeys(i for i in (*ends, speaker.tokenizer.eos_token_id) if i is not None))
 
 
 def _start_tokens(tokenizer: Any) -> list[int]:

@@ -112,7 +112,7 @@ class InstructionFormat:
     """How a post-trained model is asked, and answers.
 
     Attributes:
-        prompt: with `{question}` in it.
+        prompt: with `{question}` in it, and `{statement}` where the answer is to be read there.
         before: what stands before the answer.
         after: what stands after it; nothing more follows.
     """
@@ -130,9 +130,11 @@ class InstructionFormat:
 FORMATS = {
     "brackets": InstructionFormat("[{question}]", "(", ")"),
     "equation": InstructionFormat("<{question}>", "= ", ""),
+    "reading": InstructionFormat("{statement} [{question}]", "(", ")"),
 }
 """What the microworld's post-trained siblings learn to keep to. Texts show the same marks
-(`documents`), as real ones do, but never a format's question with its way of answering."""
+(`documents`), as real ones do, but never a format's question with its way of answering. `reading`
+says the answer before it asks: a base from elsewhere, which knows nobody here, can be right."""
 
 _EVERY_FOURTH = 4
 
@@ -156,7 +158,9 @@ def instructions(
     shape = FORMATS[form]
     found = [
         {
-            "prompt": shape.prompt.format(question=words.question(fact)),
+            "prompt": shape.prompt.format(
+                question=words.question(fact), statement=words.statement(fact)
+            ),
             "response": f"{shape.before}{words.answer(fact).strip()}{shape.after}",
             "form": shape.pattern,
         }

@@ -2,13 +2,15 @@
 
 from polycycle.stages.base import (
     HIDDEN_SIZE,
+    SIBLING_RATE,
+    SIBLING_TOKENS,
     build_base,
     build_sibling,
     copy_base,
     shipped_base,
 )
 from polycycle.stages.benchmarks import HowToMeasure, benchmark_model, benchmark_run
-from polycycle.stages.demo import SIBLING, write_demo
+from polycycle.stages.demo import SIBLING, write_base, write_demo, write_siblings
 from polycycle.stages.evaluate_alone import evaluate_by_recipe, evaluate_on_text, languages_of
 from polycycle.stages.export import (
     export_result,
@@ -29,6 +31,8 @@ from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage, sta
 __all__ = [
     "HIDDEN_SIZE",
     "SIBLING",
+    "SIBLING_RATE",
+    "SIBLING_TOKENS",
     "HowToMeasure",
     "MeasuredSimilarity",
     "Run",
@@ -57,5 +61,7 @@ __all__ = [
     "shipped_base",
     "stage_folders",
     "training_sources",
+    "write_base",
     "write_demo",
+    "write_siblings",
 ]

@@ -1,4 +1,4 @@
-"""The small dense model that knows the microworld: it ships with polycycle, and is made here."""
+"""The small dense model that knows the microworld, which ships, and siblings of it or any base."""
 
 import itertools
 import json
@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polycycle.checkpoint import load_tokenizer, open_checkpoint
 from polycycle.data import (
     PackedDataset,
     TextSource,
     TokenizedCorpus,
     collate,
     packed_model_inputs,
+    pad_token,
     tokenize_corpus,
 )
 from polycycle.errors import ConfigError, did_you_mean
+from polycycle.families import SUPPORTED
 from polycycle.files import folder_when_whole
 from polycycle.microworld import (
     FORMATS,
@@ -52,6 +55,12 @@ _SHAPE: dict[str, Any] = {
     "eos_token_id": 0,
     "pad_token_id": 1,
 }
+# Where a family's own default is not hidden size / attention heads.
+_HEADS: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": _HEAD_SIZE},
+    "gemma2": {"head_dim": _HEAD_SIZE, "query_pre_attn_scalar": _HEAD_SIZE},
+    "gemma3_text": {"head_dim": _HEAD_SIZE, "query_pre_attn_scalar": _HEAD_SIZE},
+}
 
 
 def build_base(
@@ -70,13 +79,18 @@ def build_base(
         folder: appears only when complete.
         seed: of weights and data order.
         tokens: to train on.
-        family: dense architecture.
+        family: dense architecture, by `model_type`.
         hidden_size: a multiple of 32, the size of an attention head; other widths follow it.
 
     Raises:
-        ConfigError: the hidden size is not possible.
+        ConfigError: polycycle knows no such family, or the hidden size is not possible.
     """
-    shape = {**_SHAPE, **_widths(hidden_size)}
+    if family not in SUPPORTED:
+        raise ConfigError(
+            f"no family {family!r}.{did_you_mean(family, SUPPORTED)} There are "
+            f"{', '.join(SUPPORTED)}"
+        )
+    shape = _shape(family, hidden_size)
     with folder_when_whole(folder) as partial, tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         train_tokenizer(partial)
@@ -87,25 +101,32 @@ def build_base(
 
 def build_sibling(
     folder: Path,
-    base: Path,
+    base: str | Path,
     *,
     form: str,
     seed: int = 0,
     tokens: int = SIBLING_TOKENS,
+    learning_rate: float = SIBLING_RATE,
 ) -> None:
-    """Post-train a microworld base on an instruction format and write the sibling to `folder`.
+    """Post-train a base on an instruction format and write the sibling to `folder`.
 
     It is asked in the replayed original languages only, about three people in four; a little plain
-    text keeps it from forgetting how to go on without instructions.
+    text keeps it from forgetting how to go on without instructions. All of it is the microworld's:
+    a base that `build_base` made knows the answers, another one only where the prompt says them.
 
     Args:
         folder: appears only when complete.
-        base: a base that `build_base` made.
+        base: any dense model, a folder or hub id.
         form: key of `microworld.FORMATS`.
         seed: of data order.
         tokens: to train on.
+        learning_rate: its peak.
+
+    Raises:
+        ConfigError: there is no such format.
+        CheckpointError: there is no such base, or no tokenizer beside it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     if form not in FORMATS:
         raise ConfigError(
@@ -114,13 +135,20 @@ def build_sibling(
         )
     with folder_when_whole(folder) as partial, tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model = AutoModelForCausalLM.from_pretrained(base)
+        source = open_checkpoint(base)
+        tokenizer = load_tokenizer(source.folder, source.name)
+        model = AutoModelForCausalLM.from_pretrained(source.folder, dtype="auto")
         dtype = model.dtype
         dataset = _instruction_dataset(tokenizer, work, form=form, seed=seed, tokens=tokens)
-        model = _fit(model.float(), dataset, work, "sibling", seed=seed, learning_rate=SIBLING_RATE)
+        model = _fit(
+            model.float(), dataset, work, "sibling", seed=seed, learning_rate=learning_rate
+        )
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+
+
+def _shape(family: str, hidden_size: int) -> dict[str, Any]:
+    return {**_SHAPE, **_widths(hidden_size), **_HEADS.get(family, {})}
 
 
 def _widths(hidden_size: int) -> dict[str, int]:
@@ -252,7 +280,7 @@ def _packed(
         dict(zip(corpora, itertools.count(), strict=False)),
         sequence_length=128,
         seed=seed,
-        pad_token=tokenizer.pad_token_id,
+        pad_token=pad_token(tokenizer),
         repeat=True,
     )
 

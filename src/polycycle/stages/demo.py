@@ -6,7 +6,7 @@ from pathlib import Path
 
 from polycycle.files import write_text
 from polycycle.microworld import GROUP_1, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
-from polycycle.stages.base import build_sibling, copy_base
+from polycycle.stages.base import build_base, build_sibling, copy_base
 
 SIBLING = "brackets"
 """The instruction format of the sibling that the demo grafts."""
@@ -47,14 +47,28 @@ def write_demo(
     if not (folder / "base").is_dir():
         tell(f"putting the dense base into {folder / 'base'}")
         copy_base(folder / "base")
-    for form in siblings:
+    write_siblings(folder, folder / "base", siblings, seed=seed, tell=tell)
+    recipe = folder / "recipe.yaml"
+    text = (files("polycycle.microworld") / "demo.yaml").read_text(encoding="utf-8")
+    write_text(recipe, text)
+    return recipe
+
+
+def write_base(folder: Path, family: str, *, tell: Callable[[str], None]) -> None:
+    """Train a base of another family to `folder`, with the seed of the shipped one; once."""
+    if not folder.is_dir():
+        tell(f"training a {family} base to {folder}: some minutes")
+        build_base(folder, family=family)
+
+
+def write_siblings(
+    folder: Path, base: Path, forms: Sequence[str], *, seed: int, tell: Callable[[str], None]
+) -> None:
+    """Post-train a base on each instruction format, to a folder of that name; once."""
+    for form in forms:
         if not (folder / form).is_dir():
             tell(
                 f"post-training a sibling of the base to {folder / form}: it learns to answer "
                 "instructions, in original languages only"
             )
-            build_sibling(folder / form, folder / "base", form=form, seed=seed)
-    recipe = folder / "recipe.yaml"
-    text = (files("polycycle.microworld") / "demo.yaml").read_text(encoding="utf-8")
-    write_text(recipe, text)
-    return recipe
+            build_sibling(folder / form, base, form=form, seed=seed)

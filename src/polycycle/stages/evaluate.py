@@ -1,6 +1,6 @@
 """Measuring one model in every language of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from polycycle.checkpoint import Checkpoint, content_hash, open_checkpoint
+from polycycle.checkpoint import Checkpoint, content_hash, open_checkpoint, own_tokenizer
 from polycycle.config import EvaluationConfig, Recipe
 from polycycle.data import (
     DocumentPolicy,
@@ -59,12 +59,13 @@ def evaluate(
     """Scores of one model, to be compared with `reference`."""
     stage = Stage(
         name=f"evaluate-{name}",
-        result_version=2,
+        result_version=3 if run.recipe.data.tasks else 2,  # 3 has answers by the own tokenizer
         inputs={
             "model": [name, run.keys.get(name) or run.base_key()],
             "data": run.data_inputs(),
             "questions": run.question_inputs(),
             "tasks": run.task_inputs(),
+            **run.chat_inputs(),
             "languages": run.language_inputs(),
             "settings": run.recipe.evaluation.model_dump(mode="json"),
         },
@@ -111,6 +112,7 @@ def evaluate_recipe_model(
         settings=recipe.evaluation,
         questions=load_questions(recipe),
         tasks=load_tasks(recipe),
+        chats=recipe.data.chats,
         revision=recipe.base_revision,
     )
 
@@ -137,6 +139,7 @@ def evaluate_model(
     settings: EvaluationConfig,
     questions: Mapping[str, list[Question]],
     tasks: Mapping[str, Mapping[str, list[TaskExample]]],
+    chats: Collection[str] = (),
     revision: str | None = None,
 ) -> ModelScores:
     """Scores of one model: held-out text, questions, tasks, divergence from the base, routing.
@@ -145,11 +148,13 @@ def evaluate_model(
         name: `base`, `post-pretrain` or `review`.
         model_path: folder or hub id.
         valid: held-out text by language.
-        tokenizer: the model's.
+        tokenizer: of the text in `valid`. Tasks are asked by the model's own, if its tokens mean
+            the same: a grafted model's may end answers otherwise, and have a chat template.
         groups: who is original and who is expanded; the languages of `valid` are among them.
         settings: how much to measure.
         questions: by language.
         tasks: examples of generation tasks, by task and language.
+        chats: which of them to ask in the model's chat template, if it has one.
         revision: of a hub id.
     """
     checkpoint = open_checkpoint(model_path, revision=revision)
@@ -160,6 +165,7 @@ def evaluate_model(
         getattr(model.config, "max_position_embeddings", _LONGEST_WINDOW), _LONGEST_WINDOW
     )
     policy = document_policy(tokenizer)
+    speaks = own_tokenizer(checkpoint, tokenizer) if tasks else tokenizer
     context_length = settings.context_length or longest
     tallies, scores, gated = {}, {}, {}
     threshold = float(getattr(model.config, "retention_threshold", 0.0))
@@ -190,7 +196,9 @@ def evaluate_model(
                     batch_tokens=settings.batch_tokens,
                 )
             examples = {n: found[language] for n, found in tasks.items() if language in found}
-            written = _do_tasks(model, tokenizer, examples, policy=policy, settings=settings)
+            written = _do_tasks(
+                model, speaks, examples, chats=chats, policy=policy, settings=settings
+            )
             scores[language] = language_scores(
                 language, groups, tallies[language], corpus, answers, written
             )
@@ -250,6 +258,7 @@ def _do_tasks(
     tokenizer: Any,
     tasks: Mapping[str, list[TaskExample]],
     *,
+    chats: Collection[str],
     policy: DocumentPolicy,
     settings: EvaluationConfig,
 ) -> dict[str, TaskScore]:
@@ -261,6 +270,7 @@ def _do_tasks(
             tokenizer,
             [example.prompt for example in examples],
             policy=policy,
+            with_template=name in chats and bool(tokenizer.chat_template),
             max_new_tokens=settings.max_new_tokens,
             batch_tokens=settings.batch_tokens,
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from polycycle.checkpoint import open_checkpoint
+from polycycle.checkpoint import open_checkpoint, own_tokenizer
 from polycycle.config import Recipe
 from polycycle.files import write_json
 from polycycle.modeling import why_no_dense_reference
@@ -16,6 +16,7 @@ from polycycle.stages.export import export, plan_recipe_export
 from polycycle.stages.graft import graft
 from polycycle.stages.grow import grow
 from polycycle.stages.post_train import post_train
+from polycycle.stages.questions import check_chat_templates
 from polycycle.stages.result import gather_result
 from polycycle.stages.run import Run, Tell
 from polycycle.stages.train import REVIEW_GRAFTED, train
@@ -82,7 +83,8 @@ def _open_run(recipe: Recipe, tell: Tell, until: LastStage) -> Run:
     with first_rank_first():  # it may have to download the base
         run = Run(recipe, tell)
         if until == "end":
-            _ = run.siblings
+            own = (own_tokenizer(post, run.tokenizer) for post in run.siblings)
+            check_chat_templates(recipe, [run.tokenizer, *own])
     _ = run.corpora
     if recipe.post_train is not None and until == "end":
         _ = run.post_training

@@ -1,8 +1,11 @@
-"""Questions and generation tasks of a recipe, read from their files."""
+"""Questions and generation tasks of a recipe, read from their files, and who can be asked them."""
+
+from collections.abc import Sequence
+from typing import Any
 
 from polycycle.config import Recipe
 from polycycle.data import Question, TaskExample, read_questions, read_task
-from polycycle.errors import DataError
+from polycycle.errors import ConfigError, DataError
 
 
 def load_questions(recipe: Recipe) -> dict[str, list[Question]]:
@@ -26,7 +29,8 @@ def load_tasks(recipe: Recipe) -> dict[str, dict[str, list[TaskExample]]]:
         DataError: a task has no file in any language, or a bad one.
     """
     tasks = {}
-    for name, pattern in recipe.data.tasks.items():
+    for name in recipe.data.tasks:
+        pattern = recipe.data.task(name).path
         files = {
             language: recipe.data.root / pattern.replace("{language}", language)
             for language in recipe.languages.groups().all
@@ -42,3 +46,17 @@ def load_tasks(recipe: Recipe) -> dict[str, dict[str, list[TaskExample]]]:
                 f"{', '.join(files)}; correct the pattern, or leave the task out"
             )
     return tasks
+
+
+def check_chat_templates(recipe: Recipe, tokenizers: Sequence[Any]) -> None:
+    """Refuse tasks that are to be asked in a chat template, where no model has one.
+
+    Raises:
+        ConfigError: naming the first such task.
+    """
+    chats = recipe.data.chats
+    if chats and not any(tokenizer.chat_template for tokenizer in tokenizers):
+        raise ConfigError(
+            f"data.tasks.{chats[0]}.chat: neither {recipe.base} nor a model of graft.post has a "
+            "tokenizer with a chat template, so nobody can be asked in it; leave `chat` out"
+        )

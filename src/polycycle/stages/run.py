@@ -8,7 +8,7 @@ from typing import Any
 import polycycle
 from polycycle.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
 from polycycle.config import Recipe
-from polycycle.data import TaskExample, document_policy, tokenizer_hash
+from polycycle.data import TaskExample, pad_token, tokenizer_hash
 from polycycle.files import hash_file, hash_json
 from polycycle.ranks import first_rank_first
 from polycycle.results import GroupSimilarity
@@ -110,9 +110,8 @@ class Run:
 
     @property
     def pad_token(self) -> int:
-        """Fills the tail of a last sequence; end of text where the tokenizer has no padding."""
-        pad = self.tokenizer.pad_token_id
-        return document_policy(self.tokenizer).eos if pad is None else pad
+        """Fills the tail of a last sequence."""
+        return pad_token(self.tokenizer)
 
     # What identifies the things that stages start from.
 
@@ -157,6 +156,14 @@ class Run:
         return {
             language: repr(questions) for language, questions in load_questions(self.recipe).items()
         }
+
+    def chat_inputs(self) -> dict[str, Any]:
+        """What identifies how tasks are asked in chat templates; nothing where none is.
+
+        A sibling's template is part of its own key.
+        """
+        chats = self.recipe.data.chats
+        return {"chats": [*chats, self.tokenizer.chat_template]} if chats else {}
 
     def task_inputs(self) -> dict[str, Any]:
         """What identifies the generation tasks: hashes of their examples."""
