@@ -45,16 +45,16 @@ fix: setup
 
 # The documentation as a site, in site/: open site/index.html. Broken links fail it.
 docs: .venv/docs
-	$(BIN)/python tools/reference.py --check
+	$(BIN)/python -m tools.reference --check
 	$(BIN)/mkdocs build --strict --quiet
 
 # The pages of docs/reference, written from the recipe's schema and the commands.
 docs-reference: setup
-	$(BIN)/python tools/reference.py
+	$(BIN)/python -m tools.reference
 
 # docs/studies.md and its plots, from the results in benchmarks/studies.
 docs-studies: setup
-	$(BIN)/python tools/studies.py
+	$(BIN)/python -m tools.studies
 
 clean:
 	rm -rf .venv polycycle-demo build dist site

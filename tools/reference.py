@@ -1,8 +1,8 @@
 """Writes docs/reference: every setting of recipe and study, and every verb, from the code itself;
 and the JSON schema of recipes, by which editors check and complete them.
 
-python tools/reference.py            # write the pages (= make docs-reference)
-python tools/reference.py --check    # say which would change, and end with code 1 if any would
+python -m tools.reference            # write the pages (= make docs-reference)
+python -m tools.reference --check    # say which would change, and end with code 1 if any would
 """
 
 import inspect
@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from polycycle.cli import app
 from polycycle.config import BASELINES, CellConfig, Recipe, Study, TrainConfig
 from polycycle.config.section import Section
+from tools.generated import write_or_check
 
 SCHEMA = "recipe.schema.json"
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -371,22 +372,15 @@ def finish(parts: list[str]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write, or check, and say what happened."""
-    changed = 0
-    for name, text in {**pages(), SCHEMA: schema()}.items():
-        path = FOLDER / name
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        changed += 1
-        if "--check" in arguments:
-            print(f"{path.relative_to(FOLDER.parents[1])} differs from the code")
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        print(f"wrote {path.relative_to(FOLDER.parents[1])}")
-    if changed and "--check" in arguments:
-        print("run `make docs-reference` and commit what it writes")
-        return 1
-    return 0
+    root = FOLDER.parents[1]
+    made = {**pages(), SCHEMA: schema()}
+    return write_or_check(
+        {(FOLDER / name).relative_to(root): text for name, text in made.items()},
+        root,
+        is_check="--check" in arguments,
+        made_from="the code",
+        command="make docs-reference",
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 docs/images/studies/NAME.svg and benchmarks/studies/NAME.html are drawn from NAME.json.
 
 cp runs/freezing/comparison.json benchmarks/studies/freezing.json
-python tools/studies.py              # write the page and the plots (= make docs-studies)
-python tools/studies.py --check      # say which would change, and end with code 1 if any would
+python -m tools.studies              # write the page and the plots (= make docs-studies)
+python -m tools.studies --check      # say which would change, and end with code 1 if any would
 
 A result is called after its recipe in recipes/studies. On the page, its place is between
 `<!-- measured: NAME -->` and `<!-- end -->`; all else is written by hand.
@@ -25,6 +25,7 @@ from polycycle.comparison import (
     sentences,
 )
 from polycycle.config import load_study
+from tools.generated import write_or_check
 
 ROOT = Path(__file__).parents[1]
 PAGE = Path("docs", "studies.md")
@@ -121,22 +122,13 @@ def picture(comparison: Comparison) -> str | None:
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
     """Write, or check, and say what happened."""
-    changed = 0
-    for place, text in files(root).items():
-        path = root / place
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            continue
-        changed += 1
-        if "--check" in arguments:
-            print(f"{place} differs from {RESULTS}")
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        print(f"wrote {place}")
-    if changed and "--check" in arguments:
-        print("run `make docs-studies` and commit what it writes")
-        return 1
-    return 0
+    return write_or_check(
+        files(root),
+        root,
+        is_check="--check" in arguments,
+        made_from=RESULTS.as_posix(),
+        command="make docs-studies",
+    )
 
 
 if __name__ == "__main__":
