@@ -222,9 +222,26 @@ def test_a_cell_that_shows_nothing_is_refused(tmp_path, cells, message):
         asked_for(tmp_path, cells=cells)
 
 
+@pytest.mark.parametrize(
+    ("settings", "model", "message"),
+    [
+        ({}, "graft", "no 'graft'.* There will be base, post-pretrain, review$"),
+        ({"baseline": "full"}, "full-finetuning", "Did you mean 'full-fine-tuning'"),
+        ({"graft.post": ["brackets", "equation"]}, "post-3", "base, .*, post, post-2, graft$"),
+    ],
+)
+def test_a_model_that_the_run_will_not_have_is_refused_before_it(
+    tmp_path, settings, model, message
+):
+    cells = {"two": {"settings": settings}, "shown": {"of": "two", "model": model}}
+    with pytest.raises(ConfigError, match=rf"cells\.shown\.model: .*{message}"):
+        plan_cells(asked_for(tmp_path, cells=cells, seeds=[0]))
+
+
 def test_a_model_that_the_run_has_not_is_named(tmp_path):
-    asked = asked_for(tmp_path, cells={"two": {"settings": {}, "model": "graft"}}, seeds=[0])
+    asked = asked_for(tmp_path, cells={"two": {"settings": {}, "model": "review"}}, seeds=[0])
     cells = plan_cells(asked)
-    finish(cells[0], example_result())
-    with pytest.raises(ConfigError, match="no 'graft'; there are base, post-pretrain, review"):
+    result = example_result()
+    finish(cells[0], result.model_copy(update={"models": result.models[:2]}))
+    with pytest.raises(ConfigError, match=r"no 'review'; there are base, post-pretrain$"):
         compare(asked, cells)

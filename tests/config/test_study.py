@@ -123,6 +123,17 @@ def test_a_study_of_the_demo_may_bring_another_base(tmp_path):
     assert {cell.recipe.base for cell in every} == {"bases/256"}
 
 
+def test_bases_of_the_same_name_have_siblings_of_their_own(tmp_path):
+    cells = {"a": {"base": "a/base"}, "b": {"base": "b/base"}, "number": {"base": 96}}
+    asked = study(tmp_path, seeds=[0], settings={"graft.post": "brackets"}, cells=cells)
+    recipes = [cell.recipe for cell in plan_cells(load_study(asked))]
+    assert [recipe.base for recipe in recipes] == ["a/base", "b/base", "96"]
+    home = tmp_path / "out/demo/seed-0"
+    assert [recipe.graft.post[0].model for recipe in recipes] == [
+        str(home / f"siblings-of-{name}" / "brackets") for name in ("a--base", "b--base", "96")
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from polycycle.config import DEMO, Recipe, Study, cell_recipe, read_settings
+from polycycle.errors import ConfigError, did_you_mean
 from polycycle.families import SUPPORTED
 from polycycle.files import write_text
 from polycycle.microworld import FORMATS
-from polycycle.stages import write_base, write_demo, write_siblings
+from polycycle.stages import measured_models, write_base, write_demo, write_siblings
 
 _SHARED = "demo"
 _TAIL_LINES = 3
@@ -101,7 +102,7 @@ def plan_cells(study: Study) -> list[Cell]:
     """All cells, seed by seed. Every recipe is checked before anything is run.
 
     Raises:
-        ConfigError: a variant's settings are wrong.
+        ConfigError: a variant's settings are wrong, or it shows a model that its run will not have.
     """
     demo = study.recipe == DEMO
     settings = _demo_settings() if demo else read_settings(Path(study.recipe), what="recipe")
@@ -133,10 +134,20 @@ def plan_cells(study: Study) -> list[Cell]:
             )
         for name in names:
             of, model = study.cells[name].of, study.cells[name].model
-            cells.append(
-                found[name] if of is None else replace(found[of], name=name, of=of, model=model)
-            )
+            cell = found[name] if of is None else replace(found[of], name=name, of=of, model=model)
+            _check_model(cell)
+            cells.append(cell)
     return cells
+
+
+def _check_model(cell: Cell) -> None:
+    """A mistyped model is found before hours of running, not when the table is made."""
+    there = measured_models(cell.recipe)
+    if cell.model is not None and cell.model not in there:
+        raise ConfigError(
+            f"cells.{cell.name}.model: the run will have no {cell.model!r}."
+            f"{did_you_mean(cell.model, there)} There will be {', '.join(there)}"
+        )
 
 
 def _demo_settings() -> dict[str, Any]:
@@ -162,8 +173,11 @@ def _demo_places(study: Study, cell: str, seed: int) -> tuple[Path, Path]:
     asked = {**study.settings, **study.cells[cell].settings}.get("base")
     if asked is None:
         return home / "base", home
-    base = study.output / _SHARED / asked if asked in SUPPORTED else Path(asked)
-    return base, home / f"siblings-of-{base.name}"
+    if asked in SUPPORTED:
+        return study.output / _SHARED / asked, home / f"siblings-of-{asked}"
+    base = Path(str(asked))  # YAML makes a number of a folder called 96
+    # By the whole path: `a/base` and `b/base` have siblings of their own.
+    return base, home / f"siblings-of-{'--'.join(base.relative_to(base.anchor).parts)}"
 
 
 def _with_siblings_in(folder: Path, recipe: Recipe) -> Recipe:

@@ -18,7 +18,13 @@ from polycycle.stages.export import (
     held_out_texts,
 )
 from polycycle.stages.pipeline import run_recipe
-from polycycle.stages.plan import RunPlan, StagePlan, plan_run, probe_tokens_per_second
+from polycycle.stages.plan import (
+    RunPlan,
+    StagePlan,
+    measured_models,
+    plan_run,
+    probe_tokens_per_second,
+)
 from polycycle.stages.run import Run
 from polycycle.stages.similarity import (
     MeasuredSimilarity,
@@ -53,6 +59,7 @@ __all__ = [
     "languages_of",
     "measure_similarity",
     "measure_speed",
+    "measured_models",
     "plan_run",
     "probe_tokens_per_second",
     "read_manifest",

@@ -109,6 +109,12 @@ def plan_run(recipe: Recipe) -> RunPlan:
     )
 
 
+def measured_models(recipe: Recipe) -> tuple[str, ...]:
+    """Every model that the run will measure, by its name in result and report, in order."""
+    evaluations = (name for name in _folders(recipe) if name.startswith("evaluate-"))
+    return tuple(name.removeprefix("evaluate-") for name in evaluations)
+
+
 def _folders(recipe: Recipe) -> Iterator[str]:
     """The stages of a run, in the order in which it makes them."""
     if recipe.baseline is not None:
