@@ -102,6 +102,7 @@ def test_every_verb_explains_itself(name):
         (("--base", "--sibling", "brackets"), "two models"),
         (("--base", "--family", "qwen4"), "Did you mean 'qwen"),
         (("--sibling", "brakets"), "Did you mean 'brackets'"),
+        (("--sibling", "brackets", "--learning-rate", "0"), "give a rate between 0 and 1"),
     ],
 )
 def test_microworld_refuses_options_that_would_do_nothing(options, message, tmp_path):
@@ -109,6 +110,20 @@ def test_microworld_refuses_options_that_would_do_nothing(options, message, tmp_
     assert done.exit_code == 1
     assert message in " ".join(done.output.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sibling_of_no_tokens_is_refused_and_not_given_the_usual_number(tmp_path):
+    done = call("microworld", tmp_path / "out", "--sibling", "brackets", "--tokens", "0")
+    assert done.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--base",), ("--sibling", "brackets")])
+def test_microworld_writes_over_no_folder_unasked(options, tmp_path):
+    done = call("microworld", tmp_path, *options)
+    assert done.exit_code == 1
+    assert "choose another folder, or say --force" in " ".join(done.output.split())
+    assert tmp_path.is_dir()
 
 
 def test_upcycle_and_inspect_agree(tmp_path):

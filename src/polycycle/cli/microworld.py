@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from polycycle.cli.app import tell, verb
+from polycycle.cli.app import refuse_existing, tell, verb
 from polycycle.errors import ConfigError
 
 
@@ -46,12 +46,13 @@ def microworld(
         ),
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Of a sibling's post-training; 60000 by default.")
+        int | None, typer.Option(min=1, help="Of a sibling's post-training; 60000 by default.")
     ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Of a sibling's post-training; 3e-4 by default. Large models want less."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Write the built-in parallel world, train the dense base that knows it, or a sibling of it.
 
@@ -72,6 +73,9 @@ def microworld(
             raise ConfigError(f"--{name} is that of a base to train; give --base, too")
     if base and sibling is not None:
         raise ConfigError("--base and --sibling are two models; make one after the other")
+    if learning_rate is not None and not 0 < learning_rate < 1:
+        raise ConfigError(f"--learning-rate {learning_rate:g}: give a rate between 0 and 1")
+    refuse_existing(folder, may_exist=force)
     if sibling is not None:
         _write_sibling(folder, of, sibling, seed, tokens, learning_rate)
     elif base:
@@ -107,6 +111,6 @@ def _write_sibling(
         base,
         form=form,
         seed=seed,
-        tokens=tokens or SIBLING_TOKENS,
-        learning_rate=learning_rate or SIBLING_RATE,
+        tokens=SIBLING_TOKENS if tokens is None else tokens,
+        learning_rate=SIBLING_RATE if learning_rate is None else learning_rate,
     )
