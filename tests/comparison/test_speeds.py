@@ -136,6 +136,16 @@ def test_a_speed_of_other_weights_is_not_shown(study):
     assert "Reads" not in comparison_page(found)
 
 
+def test_speeds_of_other_threads_are_told_apart(study):
+    asked, cells = study
+    for cell, threads in zip(cells[1:3], (2, 8), strict=True):
+        speed = speed_of_model(example_result().final).model_copy(update={"threads": threads})
+        cell.speed_file.write_text(speed.model_dump_json())
+    page = comparison_page(compare(asked, cells))
+    said = "On cpu, 2 threads, in float32; or cpu, 8 threads, in float32. So only ratios compare"
+    assert said in page
+
+
 def test_one_number_of_texts_is_one_pair_of_columns(study):
     asked, cells = study
     speed = speed_of_model(example_result().final, batches=(2,))

@@ -117,19 +117,25 @@ def speeds(row: Row, speed: ModelSpeed) -> tuple[str, ...]:
     return tuple(words)
 
 
-def speed_note(speed: ModelSpeed) -> str:
-    """How it was measured."""
+def speed_note(measured: Sequence[ModelSpeed]) -> str:
+    """How it was measured; and where not all of it on one machine's terms, that too."""
+    speed = measured[0]
     works = []
     for key in SPEEDS:
         if pace := _pace(speed, key):
             does = "read whole" if pace.work == "prefill" else "written greedily, with a cache"
             works.append(f"{pace.batch} × {pace.length} tokens {does}")
-    threads = f", {speed.threads} threads" if speed.device == "cpu" else ""
-    return (
+    places = list(dict.fromkeys(map(_place_words, measured)))
+    note = (
         "Each model and its base took turns, so the ratio within a round says most: it is the "
-        f"median over rounds. Held-out text: {'; '.join(works)}. On {speed.device}{threads}, in "
-        f"{speed.dtype}."
+        f"median over rounds. Held-out text: {'; '.join(works)}. On {'; or '.join(places)}."
     )
+    return note if len(places) == 1 else f"{note} So only ratios compare, and those with care."
+
+
+def _place_words(speed: ModelSpeed) -> str:
+    threads = f", {speed.threads} threads" if speed.device == "cpu" else ""
+    return f"{speed.device}{threads}, in {speed.dtype}"
 
 
 def _pace(speed: ModelSpeed, key: str) -> Pace | None:
