@@ -16,7 +16,7 @@ from polycycle.languages import NO_LANGUAGE
 from polycycle.report import model_card, terminal_table, write_report
 from polycycle.results import load_result, save_result
 from polycycle.stages import Run, plan_run, run_recipe, stage_folders
-from polycycle.stages.baseline import baseline_data
+from polycycle.stages.baseline import baseline_data, replayed_documents
 from polycycle.stages.train import training_data
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import edit_config, save_dense
@@ -254,6 +254,25 @@ def test_shielded_fine_tuning_leaves_the_columns_that_it_scored_highest(world, t
     manifest = json.loads((tmp_path / "run" / "shield-columns" / "manifest.json").read_text())
     assert 250 < manifest["costs"]["tokens"] <= 300
     assert "import polycycle" not in model_card(result)
+
+
+def test_columns_are_scored_on_no_more_than_the_bases_context(world, tmp_path):
+    recipe = parse_recipe(settings(world, tmp_path / "run", baseline="shielded"))
+    run = Run(recipe, lambda note: None)
+    longest = max(map(len, replayed_documents(run, 10_000)))
+    run.base.config["max_position_embeddings"] = longest - 1
+    assert max(map(len, replayed_documents(run, 10_000))) == longest - 1
+
+
+def test_wrong_labels_of_a_review_are_passed_over_by_a_baseline(world, tmp_path):
+    def labels(wrong):
+        asked = settings(world, tmp_path / "run", baseline="loramoe")
+        asked["review"] = {**asked["review"], "wrong_labels": wrong}
+        run = Run(parse_recipe(asked), lambda note: None)
+        data = baseline_data(run.recipe, run.corpora, run.pad_token)
+        return torch.stack([data[n]["language_ids"] for n in range(len(data))])
+
+    assert torch.equal(labels(0.0), labels(0.9))
 
 
 def test_shielding_needs_replayed_text_and_whole_models(world, tmp_path):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -145,14 +147,19 @@ def _fill_with_lora_experts(
 def _fill_columns(config: ShieldedConfig, run: Run, folder: Path) -> dict[str, Any]:
     """Fill `folder` with the columns to freeze, scored on what is replayed."""
     documents = list(replayed_documents(run, config.calibration_tokens))
+    num_tokens = sum(map(len, documents))
     model = load_model(run.base)
-    frozen = highest_columns(column_scores(model, documents), config.share)
-    save_file(frozen, folder / _COLUMNS)
-    return {"tokens": sum(map(len, documents)), "documents": len(documents)}
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring columns", total=num_tokens)
+        scores = column_scores(
+            model, documents, progress=lambda tokens: bar.update(task, advance=tokens)
+        )
+    save_file(highest_columns(scores, config.share), folder / _COLUMNS)
+    return {"tokens": num_tokens, "documents": len(documents)}
 
 
 def replayed_documents(run: Run, num_tokens: int) -> Iterator[NDArray[np.int32]]:
-    """The first documents that are replayed of each original language, cut to a sequence.
+    """The first documents that are replayed of each original language, cut to the base's context.
 
     Args:
         run: of its texts.
@@ -161,10 +168,12 @@ def replayed_documents(run: Run, num_tokens: int) -> Iterator[NDArray[np.int32]]
     originals, corpora = run.recipe.languages.original, run.corpora.review
     if not set(originals) <= set(corpora):
         corpora = run.corpora.post_pretrain
+    longest = int(run.base.config.get("max_position_embeddings") or _CALIBRATION_LENGTH)
+    longest = min(longest, _CALIBRATION_LENGTH)
     shares = share_tokens(num_tokens, dict.fromkeys(originals, 1.0))
     for tag, left in shares.items():
         for index in range(len(corpora[tag])):
-            document = corpora[tag].document(index)[: min(left, _CALIBRATION_LENGTH)]
+            document = corpora[tag].document(index)[: min(left, longest)]
             if not len(document):
                 break
             left -= len(document)
@@ -220,7 +229,10 @@ def baseline_data(recipe: Recipe, corpora: RunCorpora, pad_token: int) -> Joined
     length = recipe.post_pretrain.sequence_length
     parts = [training_data(recipe, "post_pretrain", corpora, pad_token)]
     if recipe.review is not None:
-        parts.append(training_data(recipe, "review", corpora, pad_token, sequence_length=length))
+        # Passed over, as the recipe says of it: LoRAMoE's constraint reads labels.
+        rightly = recipe.review.model_copy(update={"wrong_labels": 0.0})
+        labelled = recipe.model_copy(update={"review": rightly})
+        parts.append(training_data(labelled, "review", corpora, pad_token, sequence_length=length))
     return JoinedDataset(parts, recipe.seed)
 
 
