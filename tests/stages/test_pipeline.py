@@ -16,6 +16,7 @@ from polycycle.evaluation import complete_prompts
 from polycycle.report import write_report
 from polycycle.results import load_result, save_result
 from polycycle.stages import Run, plan_run, run_recipe, stage_folders
+from polycycle.stages.similarity import similarity
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
 from tests.training.test_two_processes import torchrun
@@ -370,6 +371,26 @@ def test_a_second_group_leaves_the_first_as_it_was(recipe_settings, tmp_path):
     page = write_report(result, tmp_path / "report").read_text()
     assert "review-g2" in page
     assert "began to take part, before the first step of post-pretrain-g2" in page
+
+
+@pytest.mark.parametrize("review", [None, {"replay_documents": 0, "prior_coef": 0}])
+def test_other_original_text_is_measured_again_though_nothing_trains_on_it(
+    recipe_settings, tmp_path, review
+):
+    budget = {"total_experts": 8, "tokens_per_language": 200}
+    recipe_settings["experts"] = {"num_experts": 4, "allocation": budget}
+    recipe_settings["review"] = review
+
+    def key():
+        run = Run(parse_recipe(recipe_settings), lambda note: None)
+        similarity(run, 1, run.recipe.base)
+        return run.keys["similarity"]
+
+    first = key()
+    assert key() == first
+    rows = [{"text": text} for text in sentences("en", 80, seed=7)]
+    write_jsonl(tmp_path / "train" / "en.jsonl", rows)
+    assert key() != first
 
 
 def test_a_group_added_to_a_finished_run_makes_nothing_again(recipe_settings):

@@ -36,6 +36,7 @@ from polycycle.data.task_data import (
 from polycycle.data.tasks import TaskExample, read_task
 from polycycle.data.tokens import (
     TokenizedCorpus,
+    text_identity,
     tokenize_corpus,
 )
 from polycycle.data.windows import WindowBatch, evaluation_windows, mixed_windows
@@ -75,6 +76,7 @@ __all__ = [
     "read_questions",
     "read_task",
     "share_tokens",
+    "text_identity",
     "tokenize_corpus",
     "tokenizer_hash",
     "tokenizer_warnings",

@@ -110,8 +110,7 @@ def tokenize_corpus(
     key = hash_json(
         {
             "version": _FORMAT_VERSION,
-            "source": asdict(source) | {"path": None},
-            "content": _content(source, language, root),
+            **text_identity(source, language, root),
             "language": language,
             "tokenizer": tokenizer_hash(tokenizer),
             "policy": asdict(policy),
@@ -138,14 +137,17 @@ def tokenize_corpus(
     return corpus
 
 
-def _content(source: TextSource, language: str, root: Path) -> Any:
-    """What identifies the text itself: paths and hashes of local files, or the hub dataset.
+def text_identity(source: TextSource, language: str, root: Path) -> dict[str, Any]:
+    """What identifies a language's whole text and how it is read, whoever tokenizes it.
 
-    A hub dataset without a revision counts as unchanged; pin `revision` to follow it.
+    Paths and hashes of local files, or the hub dataset: without a revision it counts as unchanged;
+    pin `revision` to follow it.
     """
-    if source.hub is not None:
-        return source.hub
-    return [(str(file), hash_file(file)) for file in source_files(source, language, root)]
+    content: Any = source.hub
+    if content is None:
+        files = source_files(source, language, root)
+        content = [(str(file), hash_file(file)) for file in files]
+    return {"source": asdict(source) | {"path": None}, "content": content}
 
 
 class _Writer:
