@@ -3,8 +3,7 @@
 Letters: D_in, D_out features of a linear map, N tokens, C columns that train.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from polycycle.data import packed_rows
 from polycycle.data.rows import Tokens
+from polycycle.evaluation import watch_inputs
 
 
 def linear_maps(model: Any) -> dict[str, nn.Linear]:
@@ -54,7 +54,7 @@ def column_scores(
     was_training = model.training
     model.eval()
     try:
-        with _watch_inputs(maps, add):
+        with watch_inputs(maps, add):
             for inputs in packed_rows(documents, row_tokens, device=model.device):
                 model.model(**inputs)
                 if progress:
@@ -65,21 +65,6 @@ def column_scores(
         name: (linear.weight.double().abs().sum(0) * torch.as_tensor(squares[name]).sqrt()).cpu()
         for name, linear in maps.items()
     }
-
-
-@contextmanager
-def _watch_inputs(
-    maps: Mapping[str, nn.Linear], keep: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda linear, args: keep(name, args[0])
-
-    handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in maps.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def highest_columns(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

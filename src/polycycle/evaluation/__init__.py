@@ -19,7 +19,7 @@ from polycycle.evaluation.retention import (
     retention_trade,
 )
 from polycycle.evaluation.scores import language_scores, routing_table
-from polycycle.evaluation.similarity import feed_forward_blocks, mean_unit_vectors
+from polycycle.evaluation.similarity import feed_forward_blocks, mean_unit_vectors, watch_inputs
 from polycycle.evaluation.speed import measure_paces, prefill_speed, take_turns
 from polycycle.evaluation.suites import SUITES
 from polycycle.evaluation.text import (
@@ -62,4 +62,5 @@ __all__ = [
     "score_completions",
     "take_turns",
     "usage_entropy",
+    "watch_inputs",
 ]

@@ -3,21 +3,20 @@
 Letters: L layers, D hidden size, T tokens of a row.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polycycle.data import packed_rows
+from polycycle.data.rows import Tokens
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.evaluation.text import judges_whole_rows
 
-Tokens = NDArray[np.int32]
+Key = TypeVar("Key")
 
 
 @torch.no_grad()
@@ -67,7 +66,7 @@ def mean_unit_vectors(
     model.eval()
     num_tokens = 0
     try:
-        with _watch_inputs(blocks, add):
+        with watch_inputs(dict(enumerate(blocks)), add):
             length = 1 if judges_whole_rows(model) else row_tokens
             for inputs in packed_rows(documents, length, device=model.device):
                 model.model(**inputs)
@@ -105,15 +104,15 @@ def feed_forward_blocks(model: Any) -> list[nn.Module]:
 
 
 @contextmanager
-def _watch_inputs(
-    blocks: Sequence[nn.Module], keep: Callable[[int, Tensor], None]
+def watch_inputs(
+    modules: Mapping[Key, nn.Module], keep: Callable[[Key, Tensor], None]
 ) -> Iterator[None]:
-    """Hand every block's input to `keep(layer, hidden)` while inside."""
+    """Hand every module's first input to `keep(key, input)` while inside."""
 
-    def hook(layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda block, args: keep(layer, args[0])
+    def hook(key: Key) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: keep(key, args[0])
 
-    handles = [block.register_forward_pre_hook(hook(layer)) for layer, block in enumerate(blocks)]
+    handles = [module.register_forward_pre_hook(hook(key)) for key, module in modules.items()]
     try:
         yield
     finally:
