@@ -164,18 +164,10 @@ def figures_of(
 
 
 def _speeds(speed: ModelSpeed) -> dict[str, float]:
-    """Figures of what was measured: the first and the last number of texts that were written."""
-    batches = [pace.batch for pace in speed.paces if pace.work == "decode"]
-    paces = {
-        "prefill": speed.pace("prefill"),
-        "decode": speed.pace("decode", min(batches, default=None)),
-        "decode_batch": speed.pace("decode", max(batches, default=None)),
-    }
     found = {}
-    for key, pace in paces.items():
-        if pace is not None:
-            found[f"{key}_tokens_per_second"] = pace.tokens_per_second
-            found[f"{key}_of_base"] = pace.of_base
+    for key, pace in speed.by_use.items():
+        found[f"{key}_tokens_per_second"] = pace.tokens_per_second
+        found[f"{key}_of_base"] = pace.of_base
     return found
 
 

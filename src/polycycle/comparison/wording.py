@@ -6,9 +6,8 @@ from polycycle.comparison.comparing import QUALITIES, Comparison, Row
 from polycycle.comparison.figures import AnswerColumn
 from polycycle.comparison.noise import Spread, Verdict
 from polycycle.report.wording import MISSING, bytes_size, decimal, duration, flops, short_count
-from polycycle.results import Measure, ModelSpeed, Pace
+from polycycle.results import Measure, ModelSpeed
 
-SPEEDS = ("prefill", "decode", "decode_batch")
 SPEED_ENDINGS = ("_tokens_per_second", "_of_base")
 HEADINGS = {"gain": "Gained", "kept": "Kept", "kept_unseen": "Kept, unseen"}
 _VERDICTS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "within noise": "≈"}
@@ -95,10 +94,7 @@ def _seconds_words(spread: Spread) -> str:
 def speed_headings(speed: ModelSpeed) -> tuple[tuple[str, str], ...]:
     """Two columns for each kind of work: tokens per second, and how many times the base's."""
     headings = []
-    for key in SPEEDS:
-        pace = _pace(speed, key)
-        if pace is None:
-            continue
+    for pace in speed.by_use.values():
         does = "Reads" if pace.work == "prefill" else "Writes"
         texts = "1 text" if pace.batch == 1 else f"{pace.batch} texts"
         headings += [(f"{does} {texts}", "tokens/s"), ("", "× the base")]
@@ -108,9 +104,7 @@ def speed_headings(speed: ModelSpeed) -> tuple[tuple[str, str], ...]:
 def speeds(row: Row, speed: ModelSpeed) -> tuple[str, ...]:
     """The columns of `speed_headings`."""
     words = []
-    for key in SPEEDS:
-        if _pace(speed, key) is None:
-            continue
+    for key in speed.by_use:
         rate, ratio = (row.figures.get(f"{key}{end}") for end in SPEED_ENDINGS)
         words.append(MISSING if rate is None else short_count(rate.mean))
         words.append(MISSING if ratio is None else spread_words(ratio, digits=2))
@@ -121,10 +115,9 @@ def speed_note(measured: Sequence[ModelSpeed]) -> str:
     """How it was measured; and where not all of it on one machine's terms, that too."""
     speed = measured[0]
     works = []
-    for key in SPEEDS:
-        if pace := _pace(speed, key):
-            does = "read whole" if pace.work == "prefill" else "written greedily, with a cache"
-            works.append(f"{pace.batch} × {pace.length} tokens {does}")
+    for pace in speed.by_use.values():
+        does = "read whole" if pace.work == "prefill" else "written greedily, with a cache"
+        works.append(f"{pace.batch} × {pace.length} tokens {does}")
     places = list(dict.fromkeys(map(_place_words, measured)))
     note = (
         "Each model and its base took turns, so the ratio within a round says most: it is the "
@@ -136,16 +129,6 @@ def speed_note(measured: Sequence[ModelSpeed]) -> str:
 def _place_words(speed: ModelSpeed) -> str:
     threads = f", {speed.threads} threads" if speed.device == "cpu" else ""
     return f"{speed.device}{threads}, in {speed.dtype}"
-
-
-def _pace(speed: ModelSpeed, key: str) -> Pace | None:
-    """The pace behind a figure."""
-    if key == "prefill":
-        return speed.pace("prefill")
-    batches = [pace.batch for pace in speed.paces if pace.work == "decode"]
-    if not batches or (key == "decode_batch" and min(batches) == max(batches)):
-        return None
-    return speed.pace("decode", min(batches) if key == "decode" else max(batches))
 
 
 def seeds_words(row: Row) -> str:

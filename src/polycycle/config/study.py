@@ -68,7 +68,8 @@ class Study(Section):
     """What the study is to find out, in a sentence; stands at the head of the report."""
     recipe: str
     """The recipe that all variants start from, relative to the study's file; or `demo`, in which
-    `graft.post` names instruction formats of siblings and `base`, if given, a family of models."""
+    `graft.post` names instruction formats of siblings and `base`, if given, a family of models or a
+    model of your own."""
     output: Path
     """Folder of all runs, and of the comparison."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)

@@ -47,9 +47,11 @@ class ModelSpeed(Part):
     threads: Annotated[int, Field(ge=1)]
     """That torch used on the CPU."""
 
-    def pace(self, work: str, batch: int | None = None) -> Pace | None:
-        """The pace of some work, of the first number of texts by default; None if not measured."""
-        for pace in self.paces:
-            if pace.work == work and batch in (None, pace.batch):
-                return pace
-        return None
+    @property
+    def by_use(self) -> dict[str, Pace]:
+        """`prefill`; `decode`, of the fewest texts; `decode_batch`, of the most if that is more."""
+        found: dict[str, Pace] = {pace.work: pace for pace in self.paces if pace.work == "prefill"}
+        written = sorted((p for p in self.paces if p.work == "decode"), key=lambda p: p.batch)
+        found |= {"decode": written[0]} if written else {}
+        found |= {"decode_batch": written[-1]} if len(written) > 1 else {}
+        return found
