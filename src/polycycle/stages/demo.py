@@ -1,11 +1,13 @@
 """What the demo starts from: texts, a base, and a recipe, side by side in one folder."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from polycycle.errors import ConfigError
 from polycycle.files import write_text
-from polycycle.microworld import GROUP_1, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
+from polycycle.microworld import GROUP_1, LANGUAGES, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
 from polycycle.stages.base import build_base, build_sibling, copy_base
 
 SIBLING = "brackets"
@@ -24,6 +26,8 @@ def write_demo(
 ) -> Path:
     """Write `world/`, `base/`, its siblings and `recipe.yaml`; what is there already stays.
 
+    To a world that lacks a language, as where a study got a cell more, that language is added.
+
     Args:
         folder: of the demo.
         seed: of the texts.
@@ -35,15 +39,12 @@ def write_demo(
     Returns:
         The recipe's path.
     """
-    world = folder / "world"
-    if not world.is_dir():
-        tell(f"writing the microworld to {world}")
-        counts = {
-            **dict.fromkeys(ORIGINAL, _REPLAYED),
-            **dict.fromkeys(unseen, _UNSEEN),
-            **dict.fromkeys(expanded, _EXPANDED),
-        }
-        write_microworld(world, seed=seed, languages=tuple(counts), num_documents=counts)
+    counts = {
+        **dict.fromkeys(ORIGINAL, _REPLAYED),
+        **dict.fromkeys(unseen, _UNSEEN),
+        **dict.fromkeys(expanded, _EXPANDED),
+    }
+    _write_world(folder / "world", counts, seed=seed, tell=tell)
     if not (folder / "base").is_dir():
         tell(f"putting the dense base into {folder / 'base'}")
         copy_base(folder / "base")
@@ -52,6 +53,37 @@ def write_demo(
     text = (files("polycycle.microworld") / "demo.yaml").read_text(encoding="utf-8")
     write_text(recipe, text)
     return recipe
+
+
+def _write_world(
+    world: Path, counts: Mapping[str, int], *, seed: int, tell: Callable[[str], None]
+) -> None:
+    """Texts of the languages that have none in `world` yet: so many training documents of each."""
+    missing = {
+        tag: count
+        for tag, count in counts.items()
+        if not (world / "train" / f"{tag}.jsonl").is_file()
+    }
+    if not missing:
+        return
+    if unknown := [tag for tag in missing if tag not in LANGUAGES]:
+        raise ConfigError(
+            f"languages: the microworld has no {', '.join(unknown)}; it has "
+            f"{', '.join(LANGUAGES)}. For other languages, start from a recipe with text of your "
+            "own instead of the demo"
+        )
+    is_new = not world.is_dir()
+    tell(f"writing the microworld to {world}" + ("" if is_new else f": {', '.join(missing)}"))
+    written = world if is_new else world.with_name(f".{world.name}.more")
+    write_microworld(written, seed=seed, languages=tuple(missing), num_documents=missing)
+    if is_new:
+        return
+    # Training text comes last, for by it a language counts as there.
+    for file in sorted(written.rglob("*.jsonl"), key=lambda file: file.parent.name == "train"):
+        place = world / file.relative_to(written)
+        place.parent.mkdir(exist_ok=True)
+        file.replace(place)
+    shutil.rmtree(written)
 
 
 def write_base(folder: Path, family: str, *, tell: Callable[[str], None]) -> None:
