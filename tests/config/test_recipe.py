@@ -49,6 +49,27 @@ def test_a_task_is_a_pattern_or_settings():
     assert [data.task(name).path[:2] for name in tasks] == ["a/", "b/"]
 
 
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({"path": "{language}", "caht": True}, "x.caht: unknown setting. Did you mean 'chat'?"),
+        ({"chat": True}, "x.path: required, but not given"),
+        (3, "x: Input should be a valid dictionary"),
+    ],
+)
+def test_a_mistake_in_a_task_is_one_problem_and_told_of_its_setting(tasks, message):
+    with pytest.raises(ConfigError, match=r": 1 problem\(s\)") as told:
+        parse_recipe(settings(data={**settings()["data"], "tasks": {"x": tasks}}))
+    assert f"data.tasks.{message}" in str(told.value)
+
+
+def test_a_mistyped_setting_of_one_languages_source_gets_a_suggestion():
+    train = {tag: f"{tag}.jsonl" for tag in ("en", "zh", "el")}
+    train["el"] = {"path": "el.jsonl", "fromat": "jsonl"}
+    with pytest.raises(ConfigError, match=r"data\.train\.el\.fromat: .*Did you mean 'format'"):
+        parse_recipe(settings(data={**settings()["data"], "train": train}))
+
+
 def test_expanded_languages_may_come_in_several_groups():
     languages = {"original": ["en", "zh"], "expanded": [["el", "hu"], ["bn"]]}
     groups = parse_recipe(settings(languages=languages)).languages.groups()

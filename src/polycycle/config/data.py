@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from polycycle.config.section import Section
 
@@ -67,6 +67,17 @@ class TaskConfig(Section):
     base, gets the bare prompt."""
 
 
+def _way_of_task(value: Any) -> str:
+    """So that a mistake in settings is told of settings, and not of a pattern that they are not."""
+    return "task(pattern)" if isinstance(value, str) else "task(settings)"
+
+
+Task = Annotated[
+    Annotated[str, Tag("task(pattern)")] | Annotated[TaskConfig, Tag("task(settings)")],
+    Discriminator(_way_of_task),
+]
+
+
 class DataConfig(Section):
     """Text to train and to measure on."""
 
@@ -78,7 +89,7 @@ class DataConfig(Section):
     """The same for held-out text. Must not overlap with `train`."""
     questions: str | None = None
     """Pattern of multiple-choice files, jsonl with `prompt`, `choices` and `answer` (an index)."""
-    tasks: dict[str, str | TaskConfig] = Field(default_factory=dict)
+    tasks: dict[str, Task] = Field(default_factory=dict)
     """Generation tasks by name: the pattern of their files, or settings. The files are jsonl with
     `prompt`, `response` (one line) and, if a form is asked for, `form` (a regular expression). A
     task is passed over in languages without a file."""

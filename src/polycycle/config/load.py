@@ -139,6 +139,8 @@ def _fields_at(model: type[BaseModel], parts: Sequence[str]) -> list[str]:
     models = [model]
     for part in parts:
         fields = [one.model_fields[part] for one in models if part in one.model_fields]
+        if not fields:  # what an entry is called, or its place in a list
+            continue
         models = [section for field in fields for section in _sections_in(field.annotation)]
     return list(dict.fromkeys(name for one in models for name in one.model_fields))
 
