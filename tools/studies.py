@@ -2,7 +2,7 @@
 
 docs/images/studies/NAME.svg and benchmarks/studies/NAME.html are drawn from NAME.json.
 
-cp runs/freezing/comparison.json benchmarks/studies/freezing.json
+mkdir -p benchmarks/studies && cp runs/freezing/comparison.json benchmarks/studies/freezing.json
 python -m tools.studies              # write the page and the plots (= make docs-studies)
 python -m tools.studies --check      # say which would change, and end with code 1 if any would
 
@@ -93,16 +93,16 @@ def measured(name: str, comparison: Comparison) -> str:
         *(f"![{one.title}](images/studies/{name}.svg)" for one in figures),
         *(f"{one.title}. {one.note}" for one in figures),
         "\n".join(f"| {' | '.join(map(plain, row))} |" for row in rows),
-        " ".join(sentences(comparison)),
+        plain(" ".join(sentences(comparison))),
         f"{LEGEND} All numbers: [{name}.json](../{(RESULTS / name).as_posix()}.json), and as a "
         f"page, {(RESULTS / name).as_posix()}.html.",
     ]
     return "\n\n".join(parts)
 
 
-def plain(cell: str) -> str:
-    """A cell's words, which neither end it nor are taken for HTML."""
-    return cell.replace("|", "/").replace("<", "&lt;")
+def plain(words: str) -> str:
+    """Words that neither end the cell they stand in nor are taken for HTML."""
+    return words.replace("|", "/").replace("<", "&lt;")
 
 
 def picture(comparison: Comparison) -> str | None:
