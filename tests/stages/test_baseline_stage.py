@@ -253,6 +253,8 @@ def test_shielded_fine_tuning_leaves_the_columns_that_it_scored_highest(world, t
     assert cost.training_flops == cost.tokens * (4 * result.final.parameters_total + 2 * free)
     manifest = json.loads((tmp_path / "run" / "shield-columns" / "manifest.json").read_text())
     assert 250 < manifest["costs"]["tokens"] <= 300
+    trained = stage_folders(tmp_path / "run")["shielded-fine-tuning"]
+    assert trained["inputs"]["columns"] == manifest["key"]
     assert "import polycycle" not in model_card(result)
 
 

@@ -71,12 +71,14 @@ def train_baseline(run: Run) -> Path:
     assert config is not None
     name, _ = BASELINES[config.method]
     read_in_review = {"replay_documents", "expanded_documents", "tokens"}
+    start = _start(run, config)
     inputs = {
         "base": run.base_key(),
         "method": config.model_dump(mode="json"),
         "review": review and review.model_dump(mode="json", include=read_in_review),
+        **({"columns": run.keys[SHIELD]} if SHIELD in run.keys else {}),
     }
-    make = partial(_train, run, name, _start(run, config))
+    make = partial(_train, run, name, start)
     return do_training(
         run, name, {**inputs, **training_inputs(run, run.recipe.post_pretrain)}, make
     )
@@ -108,7 +110,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
             run.do(
                 Stage(
                     name=SHIELD,
-                    result_version=1,
+                    result_version=2,
                     inputs={
                         "base": run.base_key(),
                         "method": config.model_dump(mode="json"),
