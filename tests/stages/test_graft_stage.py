@@ -4,7 +4,7 @@ import pytest
 
 from polycycle.checkpoint import content_hash, open_checkpoint
 from polycycle.config import parse_recipe
-from polycycle.errors import ConfigError, GraftError
+from polycycle.errors import ConfigError, DataError, GraftError
 from polycycle.report import model_card, verdict_of, write_report
 from polycycle.results import retention
 from polycycle.stages import plan_run, run_recipe, stage_folders
@@ -119,6 +119,11 @@ def test_a_grafted_model_is_asked_with_its_siblings_tokenizer_and_template(
     with pytest.raises(ConfigError, match=r"data\.tasks\.asked\.chat: .* nobody can be asked"):
         carry_out(grafting)
     own = make_tokenizer()
+    own.chat_template = "{{ raise_exception('a system message comes first') }}"
+    own.save_pretrained(tmp_path / "post")
+    with pytest.raises(DataError, match="a system message comes first"):
+        carry_out(grafting)
+    assert stage_folders(tmp_path / "run") == {}
     own.eos_token = "<pad>"
     own.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     own.save_pretrained(tmp_path / "post")

@@ -2,7 +2,7 @@
 
 from polycycle.evaluation.choices import answer_questions
 from polycycle.evaluation.comet import comet_score
-from polycycle.evaluation.generation import complete_prompts, score_completions
+from polycycle.evaluation.generation import as_message, complete_prompts, score_completions
 from polycycle.evaluation.harness import (
     Plan,
     PlannedTask,
@@ -39,6 +39,7 @@ __all__ = [
     "PlannedTask",
     "TextTally",
     "answer_questions",
+    "as_message",
     "comet_score",
     "complete_prompts",
     "feed_forward_blocks",

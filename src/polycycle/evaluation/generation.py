@@ -55,7 +55,7 @@ def complete_prompts(
         DataError: the chat template refuses a prompt.
     """
     if with_template:
-        ids = [_as_message(tokenizer, prompt) for prompt in prompts]
+        ids = [as_message(tokenizer, prompt) for prompt in prompts]
     else:
         ids = [
             [policy.start, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
@@ -79,8 +79,12 @@ def complete_prompts(
     return completions
 
 
-def _as_message(tokenizer: Any, prompt: str) -> list[int]:
-    """What a chat template makes of a user's message, up to where the answer begins."""
+def as_message(tokenizer: Any, prompt: str) -> list[int]:
+    """What a chat template makes of a user's message, up to where the answer begins.
+
+    Raises:
+        DataError: it refuses the prompt.
+    """
     message = {"role": "user", "content": prompt}
     try:
         given = tokenizer.apply_chat_template(

@@ -6,6 +6,7 @@ from typing import Any
 from polycycle.config import Recipe
 from polycycle.data import Question, TaskExample, read_questions, read_task
 from polycycle.errors import ConfigError, DataError
+from polycycle.evaluation import as_message
 
 
 def load_questions(recipe: Recipe) -> dict[str, list[Question]]:
@@ -49,14 +50,20 @@ def load_tasks(recipe: Recipe) -> dict[str, dict[str, list[TaskExample]]]:
 
 
 def check_chat_templates(recipe: Recipe, tokenizers: Sequence[Any]) -> None:
-    """Refuse tasks that are to be asked in a chat template, where no model has one.
+    """Refuse tasks that are to be asked in a chat template, where no model has one that can.
 
     Raises:
-        ConfigError: naming the first such task.
+        ConfigError: nobody has a template, naming the first such task.
+        DataError: a template refuses a user's message.
     """
     chats = recipe.data.chats
-    if chats and not any(tokenizer.chat_template for tokenizer in tokenizers):
+    if not chats:
+        return
+    with_template = [tokenizer for tokenizer in tokenizers if tokenizer.chat_template]
+    if not with_template:
         raise ConfigError(
             f"data.tasks.{chats[0]}.chat: neither {recipe.base} nor a model of graft.post has a "
             "tokenizer with a chat template, so nobody can be asked in it; leave `chat` out"
         )
+    for tokenizer in with_template:
+        as_message(tokenizer, "?")
