@@ -53,6 +53,12 @@ def results(root: Path) -> dict[str, Comparison]:
         asked = load_study(root / RECIPES / f"{name}.yaml").name
         if comparison.study.name != asked:
             sys.exit(f"{RESULTS / name}.json is of {comparison.study.name!r}, not of {asked!r}")
+        folders = [comparison.study.output, *(Path(one.folder) for one in comparison.outcomes)]
+        if absolute := next((folder for folder in folders if folder.is_absolute()), None):
+            sys.exit(
+                f"{RESULTS / name}.json names {absolute}, a place on your machine; run `polycycle "
+                "compare` without --out, from the folder that the recipe's output is meant to be in"
+            )
     return found
 
 

@@ -1,6 +1,7 @@
 """The page of a comparison: what was compared, who wins where, by how much, and from where."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -56,8 +57,22 @@ def test_the_front_holds_whom_nobody_beats_in_both(tmp_path):
 
     found = compare(*finished(tmp_path, change))
     assert [row.cell for row in pareto_front(found.rows)] == ["base", "two"]
-    said = "By means, no variant both gains and keeps more than these: Base; two."
+    said = "By means, no variant both gains and keeps more than these: two."
     assert said in sentences(found)
+    assert not any(sentence.startswith("Base ") for sentence in sentences(found))
+
+
+def test_nobody_wins_where_variants_differ_in_languages(tmp_path):
+    def change(result, cell):
+        if cell.name != "six":
+            return result
+        fewer = replace(result.languages, unseen_original=())
+        return result.model_copy(update={"languages": fewer})
+
+    found = compare(*finished(tmp_path, change))
+    (said,) = sentences(found)
+    assert "none of them wins" in said
+    assert "Not all runs of one seed have the same languages." in found.ground.differences
 
 
 def test_every_language_is_shown_with_what_it_gained_or_kept(tmp_path):

@@ -160,6 +160,19 @@ def test_with_a_template_a_prompt_is_a_users_message(dense):
         complete_prompts(model, tokenizer, PROMPTS[:1], **how)
 
 
+def test_an_answer_to_a_chat_template_may_begin_with_newlines(dense):
+    model, tokenizer, prompt = load(dense), make_tokenizer(), PROMPTS[0]
+    tokenizer.chat_template = "<eos>{% for m in messages %}{{ m.content }}{% endfor %}"
+    swap_rows(model.lm_head.weight, NEWLINE, slowly(model, prompt, ends=())[0])
+    said = TOKENIZER.decode(slowly(model, prompt, ends=()))
+    assert said.startswith("\n")
+    assert complete(model, [prompt]) == [""]
+    how = {"policy": POLICY, "max_new_tokens": MOST, "with_template": True}
+    (written,) = complete_prompts(model, tokenizer, [prompt], **how)
+    assert written
+    assert written == said.lstrip("\n").split("\n", 1)[0]
+
+
 def test_exact_match_forgives_white_space_and_composition_and_nothing_else():
     pairs = [
         (" Η Σάρα μένει στην Αθήνα.", "Η Σάρα μένει στην Αθήνα. "),

@@ -254,7 +254,7 @@ def test_shielded_fine_tuning_leaves_the_columns_that_it_scored_highest(world, t
     manifest = json.loads((tmp_path / "run" / "shield-columns" / "manifest.json").read_text())
     assert 250 < manifest["costs"]["tokens"] <= 300
     trained = stage_folders(tmp_path / "run")["shielded-fine-tuning"]
-    assert trained["inputs"]["columns"] == manifest["key"]
+    assert trained["inputs"]["start"][0] == manifest["key"]
     assert "import polycycle" not in model_card(result)
 
 

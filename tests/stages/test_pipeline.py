@@ -242,6 +242,14 @@ def test_a_layermoe_run_measures_similarity_once_and_shares_its_experts_out(
     assert noted.per_layer == table.per_layer
     assert noted.new_experts == tuple(count - 1 for count in routing.num_experts)
     assert noted.classifier_layers == (routing.moe_layers[judging],)
+    # Another replay changes nothing before the review.
+    recipe_settings["review"]["replay_documents"] = 10
+    notes = []
+    run_recipe(parse_recipe(recipe_settings), notes.append)
+    done = [note.split(":")[0] for note in notes if note.endswith("done before, unchanged")]
+    assert done == [
+        "similarity", "upcycle", "evaluate-base", "post-pretrain", "evaluate-post-pretrain"
+    ]  # fmt: skip
     recipe_settings["experts"]["allocation"]["total_experts"] = 9
     notes = []
     run_recipe(parse_recipe(recipe_settings), notes.append)

@@ -96,6 +96,11 @@ def test_a_result_without_a_place_or_of_another_study_is_refused(repository):
     recipe.write_text(recipe.read_text("utf-8").replace("Tiny", "Other"), "utf-8")
     with pytest.raises(SystemExit, match="is of 'Tiny', not of 'Other'"):
         studies.main([], repository)
+    recipe.write_text(recipe.read_text("utf-8").replace("Other", "Tiny"), "utf-8")
+    result = repository / RESULTS / "tiny.json"
+    result.write_text(result.read_text("utf-8").replace("runs/tiny", "/home/me/tiny"), "utf-8")
+    with pytest.raises(SystemExit, match=r"names /home/me/tiny, a place on your machine"):
+        studies.main([], repository)
     (repository / RESULTS / "tiny.json").write_text("{}", "utf-8")
     with pytest.raises(DataError, match=r"tiny\.json: no comparison"):
         studies.main([], repository)

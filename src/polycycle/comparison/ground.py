@@ -18,10 +18,12 @@ class CommonGround:
     Attributes:
         facts: (name, words) of what was compared.
         differences: what runs of one seed do not share though a fair comparison would, if anything.
+        is_one_task: whether they share base and languages; where not, no variant beats another.
     """
 
     facts: tuple[tuple[str, str], ...] = ()
     differences: tuple[str, ...] = ()
+    is_one_task: bool = True
 
 
 def common_ground(results: Results) -> CommonGround:
@@ -50,23 +52,18 @@ def common_ground(results: Results) -> CommonGround:
     facts.append(("Machine", _all(one.gpu or one.processor for one in machines)))
     versions = (f"polycycle {result.environment.polycycle}" for result in results.values())
     facts.append(("Made by", _all(versions)))
-    return CommonGround(facts=tuple(facts), differences=tuple(_differences(results)))
+    task = [_values_by_seed(results, _SHARED[what]) for what in ("base", "languages")]
+    return CommonGround(
+        facts=tuple(facts),
+        differences=tuple(_differences(results)),
+        is_one_task=all(_is_same(values) for values in task),
+    )
 
 
 def _differences(results: Results) -> Iterable[str]:
     """What cannot be told apart from what variants do on purpose."""
-    shared: dict[str, Callable[[RunResult], object]] = {
-        "base": lambda result: result.models[0].content_hash,
-        "languages": lambda result: result.languages,
-        "held-out text": _held_out,
-        "questions": _questions,
-    }
-    seeds = dict.fromkeys(seed for _, seed in results)
-    for what, value_of in shared.items():
-        values = {
-            seed: [value_of(r) for (_, s), r in results.items() if s == seed] for seed in seeds
-        }
-        if any(value != of_seed[0] for of_seed in values.values() for value in of_seed):
+    for what, value_of in _SHARED.items():
+        if not _is_same(_values_by_seed(results, value_of)):
             yield f"Not all runs of one seed have the same {what}."
     tokens = [_tokens(result) for result in results.values()]
     if max(tokens) > (1 + _SAME_TOKENS) * min(tokens):
@@ -89,6 +86,25 @@ def _held_out(result: RunResult) -> int:
 
 def _questions(result: RunResult) -> int:
     return sum(scores.questions or 0 for scores in result.models[0].scores.values())
+
+
+_SHARED: dict[str, Callable[[RunResult], object]] = {
+    "base": lambda result: result.models[0].content_hash,
+    "languages": lambda result: result.languages,
+    "held-out text": _held_out,
+    "questions": _questions,
+}
+
+
+def _values_by_seed(
+    results: Results, value_of: Callable[[RunResult], object]
+) -> dict[int, list[object]]:
+    seeds = dict.fromkeys(seed for _, seed in results)
+    return {seed: [value_of(r) for (_, s), r in results.items() if s == seed] for seed in seeds}
+
+
+def _is_same(values: Mapping[int, list[object]]) -> bool:
+    return all(value == of_seed[0] for of_seed in values.values() for value in of_seed)
 
 
 def _count(results: Results, place: int) -> int:

@@ -10,6 +10,7 @@ from polycycle.results import Measure, ModelSpeed
 
 SPEED_ENDINGS = ("_tokens_per_second", "_of_base")
 HEADINGS = {"gain": "Gained", "kept": "Kept", "kept_unseen": "Kept, unseen"}
+_BASE = "base"
 _VERDICTS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "within noise": "≈"}
 LEGEND = (
     "▲ better, ▼ worse than the reference in a paired t-test over seeds at 95 %; ≈ not "
@@ -140,9 +141,11 @@ def seeds_words(row: Row) -> str:
 
 def sentences(comparison: Comparison) -> list[str]:
     """Who wins where, by how much, and whether that is more than noise."""
-    rows = [row for row in comparison.rows if "gain" in row.figures]
-    if not rows:
+    if not any("gain" in row.figures for row in comparison.rows):
         return ["Nothing has been run yet."]
+    if not comparison.ground.is_one_task:
+        return ["Variants differ in base or languages, so none of them wins: read each by itself."]
+    rows = _competing(comparison)
     titles = {row.cell: row.title for row in comparison.rows}
     said = []
     asked = {
@@ -165,11 +168,18 @@ def sentences(comparison: Comparison) -> list[str]:
         words = f"{best.title} {asked[key]}: {shown}{unit}"
         against = _against(best, key, titles[comparison.reference], comparison.measure)
         said.append(f"{words}{against}.")
-    front = pareto_front(comparison.rows)
+    front = pareto_front(rows)
     if len(rows) > 1 and front:
         titles_there = "; ".join(row.title for row in front)
         said.append(f"By means, no variant both gains and keeps more than these: {titles_there}.")
     return said
+
+
+def _competing(comparison: Comparison) -> list[Row]:
+    """The rows with results but the base's own, which keeps everything and gains nothing."""
+    cells = comparison.study.cells
+    rows = [row for row in comparison.rows if "gain" in row.figures]
+    return [row for row in rows if cells[row.cell].model != _BASE]
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:

@@ -36,8 +36,9 @@ def complete_prompts(
     """What the model writes after each prompt, always taking the most probable token.
 
     A completion ends before its first newline or end token, of documents or the model's own: a
-    model that was never taught to stop starts a new line instead, and goes on. But for rounding it
-    depends on its own prompt alone: only prompts of the same number of tokens go together, so none
+    model that was never taught to stop starts a new line instead, and goes on. An answer to a chat
+    template may begin with newlines, which are passed over. But for rounding it depends on its own
+    prompt alone: only prompts of the same number of tokens go together, so none
     is padded.
 
     Args:
@@ -72,9 +73,8 @@ def complete_prompts(
             for start in range(0, len(members), size):
                 batch = members[start : start + size]
                 prompts_BP = torch.tensor([ids[index] for index in batch], device=model.device)
-                for index, text in zip(
-                    batch, _write(model, tokenizer, prompts_BP, ends), strict=True
-                ):
+                texts = _write(model, tokenizer, prompts_BP, ends, passes_newlines=with_template)
+                for index, text in zip(batch, texts, strict=True):
                     completions[index] = text
     return completions
 
@@ -116,12 +116,18 @@ def _greedy(model: Any, ends: list[int], max_new_tokens: int) -> Iterator[None]:
         model.train(was_training)
 
 
-def _write(model: Any, tokenizer: Any, prompts_BP: Tensor, ends: list[int]) -> list[str]:
-    """The completion of each prompt, up to its end."""
+def _write(
+    model: Any, tokenizer: Any, prompts_BP: Tensor, ends: list[int], *, passes_newlines: bool
+) -> list[str]:
+    """The completion of each prompt up to its end, which leading newlines are or are not."""
+    begin = prompts_BP.shape[1]
 
     def is_at_newline(ids: Tensor, scores: Any) -> Tensor:
-        newest = tokenizer.batch_decode(ids[:, -1:])
-        return torch.tensor(["\n" in text for text in newest], device=ids.device)
+        if passes_newlines:
+            written = [text.lstrip("\n") for text in tokenizer.batch_decode(ids[:, begin:])]
+        else:
+            written = tokenizer.batch_decode(ids[:, -1:])
+        return torch.tensor(["\n" in text for text in written], device=ids.device)
 
     whole = model.generate(
         prompts_BP,
@@ -130,11 +136,11 @@ def _write(model: Any, tokenizer: Any, prompts_BP: Tensor, ends: list[int]) -> l
     )
     # A row that has ended goes on with end tokens; an end that is no special token is no text, too.
     texts = tokenizer.batch_decode(
-        [_before(ends, row) for row in whole[:, prompts_BP.shape[1] :].tolist()],
+        [_before(ends, row) for row in whole[:, begin:].tolist()],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
-    return [text.split("\n", 1)[0] for text in texts]
+    return [(text.lstrip("\n") if passes_newlines else text).split("\n", 1)[0] for text in texts]
 
 
 def _before(ends: list[int], tokens: list[int]) -> list[int]:

@@ -61,6 +61,9 @@ from polycycle.training import TrainedStage, TrainSettings, train_stage
 
 SHIELD = "shield-columns"
 """Folder of the columns that shielded fine-tuning freezes."""
+_EXPAND, _ADD_EXPERTS = "expand-blocks", "add-lora-experts"
+_STARTS = (_EXPAND, _ADD_EXPERTS, SHIELD)
+"""Stages that come before the training, each of one method."""
 _COLUMNS = "columns.safetensors"
 _CALIBRATION_LENGTH = 2048
 
@@ -76,7 +79,7 @@ def train_baseline(run: Run) -> Path:
         "base": run.base_key(),
         "method": config.model_dump(mode="json"),
         "review": review and review.model_dump(mode="json", include=read_in_review),
-        **({"columns": run.keys[SHIELD]} if SHIELD in run.keys else {}),
+        "start": [run.keys[name] for name in _STARTS if name in run.keys],
     }
     make = partial(_train, run, name, start)
     return do_training(
@@ -93,7 +96,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
     match config:
         case LlamaProConfig():
             stage = Stage(
-                name="expand-blocks",
+                name=_EXPAND,
                 result_version=1,
                 inputs={"base": run.base_key(), "every": config.every},
                 make=partial(_fill_expanded, config, run.base),
@@ -101,7 +104,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
         case LoraMoeConfig():
             method = config.model_dump(mode="json", exclude={"balance_coef", "balance_delta"})
             stage = Stage(
-                name="add-lora-experts",
+                name=_ADD_EXPERTS,
                 result_version=1,
                 inputs={"base": run.base_key(), "method": method, "seed": run.recipe.seed},
                 make=partial(_fill_with_lora_experts, config, run.base, run.recipe.seed),

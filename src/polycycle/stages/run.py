@@ -146,6 +146,11 @@ class Run:
             },
         }
 
+    def held_out_inputs(self) -> dict[str, Any]:
+        """What identifies the text that models are measured on."""
+        valid = {tag: corpus.folder.name for tag, corpus in self.corpora.valid.items()}
+        return {"tokenizer": tokenizer_hash(self.tokenizer), "valid": valid}
+
     def known_languages(self, group: int | None = None) -> tuple[str, ...]:
         """Every language of the run up to an expanded group; all without one."""
         groups = self.recipe.languages.groups()

@@ -13,7 +13,7 @@ import polycycle
 from polycycle.allocation import SimilarityTable, read_table, similarity_table
 from polycycle.checkpoint import content_hash, load_tokenizer, open_checkpoint
 from polycycle.config import Recipe
-from polycycle.data import Excerpt, TextSource, read_excerpt, text_identity
+from polycycle.data import Excerpt, TextSource, read_excerpt, text_identity, tokenizer_hash
 from polycycle.errors import ConfigError
 from polycycle.evaluation import mean_unit_vectors
 from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
@@ -39,29 +39,25 @@ def similarity(run: Run, group: int, model: str | Path) -> SimilarityTable | Non
         result_version=1,
         inputs={
             "model": run.base_inputs() if group == 1 else run.keys[Path(model).name],
-            "data": run.data_inputs(group),
+            "tokenizer": tokenizer_hash(run.tokenizer),
+            "texts": _text_inputs(run, group),
             "languages": run.language_inputs(group),
             "tokens_per_language": num_tokens,
             "context_length": run.recipe.evaluation.context_length,
-            **_unread_inputs(run),
         },
         make=partial(_similarity, run, num_tokens, group, model),
     )
     return read_table(run.do(stage) / _SIMILARITY)
 
 
-def _unread_inputs(run: Run) -> dict[str, Any]:
-    """What identifies original text that similarity alone reads, for `data_inputs` does not.
-
-    Nothing where originals are replayed.
-    """
-    read = {*run.corpora.post_pretrain, *run.corpora.review}
-    unread = {
+def _text_inputs(run: Run, group: int) -> dict[str, Any]:
+    """What identifies the texts that are read up to a group, whatever trainings read of them."""
+    known = run.known_languages(group)
+    return {
         tag: text_identity(source, tag, run.recipe.data.root)
         for tag, source in training_sources(run.recipe).items()
-        if tag not in read
+        if tag in known
     }
-    return {"unread": unread} if unread else {}
 
 
 def similarity_name(group: int) -> str:

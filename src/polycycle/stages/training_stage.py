@@ -28,6 +28,7 @@ def training_inputs(run: Run, config: TrainConfig, group: int | None = None) -> 
         "languages": run.language_inputs(group),
         "settings": config.model_dump(mode="json", exclude={"report_to"}),
         "seed": run.recipe.seed,
+        "context_length": run.recipe.evaluation.context_length,  # of validation, and of its alarms
         "bfloat16": uses_bfloat16(config.precision),
     }
 
