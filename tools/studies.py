@@ -53,11 +53,13 @@ def results(root: Path) -> dict[str, Comparison]:
         asked = load_study(root / RECIPES / f"{name}.yaml").name
         if comparison.study.name != asked:
             sys.exit(f"{RESULTS / name}.json is of {comparison.study.name!r}, not of {asked!r}")
-        folders = [comparison.study.output, *(Path(one.folder) for one in comparison.outcomes)]
-        if absolute := next((folder for folder in folders if folder.is_absolute()), None):
+        study = comparison.study
+        folders = [one.folder for one in comparison.outcomes]
+        named = (Path(place) for place in (study.output, study.recipe, *folders))
+        if absolute := next((place for place in named if place.is_absolute()), None):
             sys.exit(
                 f"{RESULTS / name}.json names {absolute}, a place on your machine; run `polycycle "
-                "compare` without --out, from the folder that the recipe's output is meant to be in"
+                f"compare {RECIPES / name}.yaml` in the project's folder, without --out"
             )
     return found
 
