@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from polycycle.data import packed_rows
 from polycycle.data.rows import Tokens
 from polycycle.evaluation import watch_inputs
+from polycycle.modeling import evaluation_mode
 
 
 def linear_maps(model: Any) -> dict[str, nn.Linear]:
@@ -51,16 +52,11 @@ def column_scores(
     def add(name: str, x: Tensor) -> None:
         squares[name] = squares[name] + x.flatten(0, -2).double().square().sum(0)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with watch_inputs(maps, add):
-            for inputs in packed_rows(documents, row_tokens, device=model.device):
-                model.model(**inputs)
-                if progress:
-                    progress(inputs["input_ids"].shape[1])
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), watch_inputs(maps, add):
+        for inputs in packed_rows(documents, row_tokens, device=model.device):
+            model.model(**inputs)
+            if progress:
+                progress(inputs["input_ids"].shape[1])
     return {
         name: (linear.weight.double().abs().sum(0) * torch.as_tensor(squares[name]).sqrt()).cpu()
         for name, linear in maps.items()

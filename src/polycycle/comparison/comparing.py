@@ -90,7 +90,7 @@ class Comparison:
     @property
     def reference(self) -> str:
         """The variant that the others are measured against."""
-        return self.study.reference or next(iter(self.study.cells))
+        return self.study.reference_cell
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; every number can be traced to a run folder."""
@@ -125,7 +125,7 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
     by_cell = {
         name: {one.seed: one for one in outcomes if one.cell == name} for name in study.cells
     }
-    reference = study.reference or next(iter(study.cells))
+    reference = study.reference_cell
     rows = tuple(
         _row(study, name, by_cell[name], by_cell[reference], is_reference=name == reference)
         for name in study.cells

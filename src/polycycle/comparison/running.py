@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -208,9 +208,10 @@ def run_cells(
     if not retry_failed:
         waiting = [cell for cell in waiting if not cell.has_failed]
     tell(f"{study.name}: {len(cells)} cells, {len(cells) - len(waiting)} need no run")
+    languages = _languages(study) if study.recipe == DEMO else None
     for number, cell in enumerate(waiting, start=1):
-        if study.recipe == DEMO:
-            _write_demo(study, cell, tell)
+        if languages is not None:
+            _write_demo(study, cell, languages, tell)
         tell(f"[{number}/{len(waiting)}] {study.title_of(cell.name)}, seed {cell.seed} …")
         started = time.monotonic()
         code = _run(cell)
@@ -221,14 +222,19 @@ def run_cells(
             tell(f"    FAILED (exit code {code}): {cell.last_words()}\n    {cell.log_file}")
 
 
-def _write_demo(study: Study, cell: Cell, tell: Callable[[str], None]) -> None:
+def _write_demo(
+    study: Study,
+    cell: Cell,
+    languages: Mapping[str, tuple[str, ...]],
+    tell: Callable[[str], None],
+) -> None:
     """What a cell of a demo reads: texts, its base, and the siblings that it grafts."""
     home = _demo_home(study, cell.seed)
     base, siblings = _demo_places(study, cell.name, cell.seed)
     grafted = () if cell.recipe.graft is None else cell.recipe.graft.post
     forms = [Path(one.model).name for one in grafted if Path(one.model).parent == siblings]
     own = forms if siblings == home else ()
-    write_demo(home, seed=cell.seed, tell=tell, siblings=own, **_languages(study))
+    write_demo(home, seed=cell.seed, tell=tell, siblings=own, **languages)
     if siblings == home:
         return
     if base.parent == study.output / _SHARED:

@@ -111,6 +111,11 @@ class Study(Section):
             )
         return self
 
+    @property
+    def reference_cell(self) -> str:
+        """The variant that the others are measured against."""
+        return self.reference or next(iter(self.cells))
+
     def title_of(self, cell: str) -> str:
         """What a variant is called in tables."""
         return self.cells[cell].title or cell

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polycycle.data import DocumentPolicy, Question
 from polycycle.evaluation.text import has_retention_gate, judges_whole_rows
+from polycycle.modeling import evaluation_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,8 @@ def answer_questions(
     for index, one in enumerate(encoded):
         groups[len(one.prompt), len(one.choices)].append(index)
     is_right = [False] * len(questions)
-    was_training = model.training
-    model.eval()
     score = _score_whole_rows if judges_whole_rows(model) else _score
-    try:
+    with evaluation_mode(model):
         for (_, num_choices), members in groups.items():
             longest = max(len(c) for i in members for c in encoded[i].choices)
             tokens_each = num_choices * (len(encoded[members[0]].prompt) + longest)
@@ -63,8 +62,6 @@ def answer_questions(
                 best = score([encoded[index] for index in batch], model).argmax(-1).tolist()
                 for index, choice in zip(batch, best, strict=True):
                     is_right[index] = choice == encoded[index].answer
-    finally:
-        model.train(was_training)
     return is_right
 
 

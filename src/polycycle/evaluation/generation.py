@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from polycycle.data import DocumentPolicy, end_tokens
 from polycycle.errors import DataError
 from polycycle.evaluation.text import judges_whole_rows
+from polycycle.modeling import evaluation_mode
 from polycycle.results import TaskScore
 
 
@@ -98,8 +99,7 @@ def as_message(tokenizer: Any, prompt: str) -> list[int]:
 @contextmanager
 def _greedy(model: Any, ends: list[int], max_new_tokens: int) -> Iterator[None]:
     """Within the block the model is in evaluation mode, and `generate` is plain greedy decoding."""
-    was_training, usual = model.training, model.generation_config
-    model.eval()
+    usual = model.generation_config
     # Put in place, not passed along: what a passed one leaves open, transformers fills in from the
     # model's own, repetition penalties among it.
     model.generation_config = GenerationConfig(
@@ -110,10 +110,10 @@ def _greedy(model: Any, ends: list[int], max_new_tokens: int) -> Iterator[None]:
         use_cache=not judges_whole_rows(model),
     )
     try:
-        yield
+        with evaluation_mode(model):
+            yield
     finally:
         model.generation_config = usual
-        model.train(was_training)
 
 
 def _write(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from polycycle.data import IGNORED_LABEL, WindowBatch
 from polycycle.modeling import (
     RoutingRecord,
+    evaluation_mode,
     frozen_expert_only,
     record_routing,
     without_retention_gate,
@@ -78,13 +79,9 @@ def measure_gate(
         threshold: the gate's, for the share of tokens.
     """
     texts = GatedTexts([], [], [], 0, 0, num_bytes)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in batches:
             _add(model, batch, texts, threshold)
-    finally:
-        model.train(was_training)
     return texts
 
 
@@ -132,9 +129,7 @@ def judge_mixed(
         threshold: the gate's.
     """
     texts = texts_original = tokens = tokens_original = 0
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in batches:
             with without_retention_gate(), record_routing(model) as routing:
                 model(input_ids=batch.input_ids.to(model.device), use_cache=False)
@@ -143,8 +138,6 @@ def judge_mixed(
             texts_original += int((judged.scores > threshold).sum())
             tokens += judged.tokens
             tokens_original += judged.tokens_original
-    finally:
-        model.train(was_training)
     return MixedText(
         language=language,
         begins=begins,

@@ -15,6 +15,7 @@ from polycycle.data import packed_rows
 from polycycle.data.rows import Tokens
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.evaluation.text import judges_whole_rows
+from polycycle.modeling import evaluation_mode
 
 Key = TypeVar("Key")
 
@@ -62,19 +63,14 @@ def mean_unit_vectors(
         units = F.normalize(hidden.flatten(0, -2).double(), dim=-1)
         sums[layer] = sums[layer] + units.sum(0)
 
-    was_training = model.training
-    model.eval()
     num_tokens = 0
-    try:
-        with watch_inputs(dict(enumerate(blocks)), add):
-            length = 1 if judges_whole_rows(model) else row_tokens
-            for inputs in packed_rows(documents, length, device=model.device):
-                model.model(**inputs)
-                num_tokens += inputs["input_ids"].shape[1]
-                if progress:
-                    progress(inputs["input_ids"].shape[1])
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), watch_inputs(dict(enumerate(blocks)), add):
+        length = 1 if judges_whole_rows(model) else row_tokens
+        for inputs in packed_rows(documents, length, device=model.device):
+            model.model(**inputs)
+            num_tokens += inputs["input_ids"].shape[1]
+            if progress:
+                progress(inputs["input_ids"].shape[1])
     if num_tokens == 0:
         raise ValueError("no token to look at: there are no documents")
     means = [torch.as_tensor(total).cpu() / num_tokens for total in sums]

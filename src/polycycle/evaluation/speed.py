@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from polycycle.modeling import frozen_expert_only
+from polycycle.modeling import evaluation_mode, frozen_expert_only
 from polycycle.results import Pace, RetentionSpeed
 from polycycle.routing import RetentionGate
 
@@ -90,7 +90,7 @@ def measure_paces(
         ),
     ]
     paces: dict[str, list[Pace]] = {name: [] for name in models}
-    with _evaluating(models.values()):
+    with evaluation_mode(*models.values()):
         for work, batch, length, turn in works:
             ids_BT = _texts(tokens, batch, length if work == "prefill" else prompt_tokens)
             turns = {name: partial(turn, model, ids_BT) for name, model in models.items()}
@@ -133,19 +133,6 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
 def _texts(tokens: Tensor, batch: int, length: int) -> Tensor:
     places = torch.arange(batch * length) % len(tokens)
     return tokens[places].reshape(batch, length).long()
-
-
-@contextmanager
-def _evaluating(models: Any) -> Iterator[None]:
-    """The models in evaluation mode, and afterwards as they were."""
-    before = [(model, model.training) for model in models]
-    for model, _ in before:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, was_training in before:
-            model.train(was_training)
 
 
 def _read(model: Any, ids_BT: Tensor) -> float:
@@ -199,7 +186,7 @@ def prefill_speed(
     def kinds(ids_BT: Tensor) -> dict[str, Turn]:
         return {kind: partial(_read_as, kind, model, ids_BT) for kind in _KINDS}
 
-    with _evaluating([model]):
+    with evaluation_mode(model):
         warm_up = kinds(tokens[None, :_WARM_UP_TOKENS])
         take_turns(warm_up, rounds=1)  # for what is done only once
         slowest = max(times[0] for times in take_turns(warm_up, rounds=1).values())

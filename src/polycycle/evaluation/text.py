@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polycycle.data import IGNORED_LABEL, WindowBatch
 from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
-from polycycle.modeling import RoutingRecord, frozen_expert_only, record_routing
+from polycycle.modeling import RoutingRecord, evaluation_mode, frozen_expert_only, record_routing
 from polycycle.routing import Router
 
 # Rows of logits turned into float32 at a time: 1024 × 150k × 4 bytes is 0.6 GB.
@@ -88,13 +88,9 @@ def measure_text(
     """
     is_moe = any(isinstance(module, Router) for module in model.modules())
     tally = TextTally(kl_nats=0.0 if with_kl and is_moe else None)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for batch in batches:
             _measure_batch(model, batch, tally, record=with_routing and is_moe)
-    finally:
-        model.train(was_training)
     if tally.tokens == 0:
         raise ValueError("no token to score: the held-out text is empty")
     return tally

@@ -13,6 +13,7 @@ from polycycle.modeling.lora_experts import (
     LoraExpertsModelMixin,
     record_mixing,
 )
+from polycycle.modeling.mode import evaluation_mode
 from polycycle.modeling.model import UpcycledModelMixin
 from polycycle.modeling.recording import LayerRouting, RoutingRecord, record_routing
 from polycycle.modeling.retention import without_retention_gate
@@ -28,6 +29,7 @@ __all__ = [
     "UpcycledConfigMixin",
     "UpcycledModelMixin",
     "check_experts",
+    "evaluation_mode",
     "frozen_expert_only",
     "record_mixing",
     "record_routing",

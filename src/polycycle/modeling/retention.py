@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polycycle.errors import ConfigError
+from polycycle.modeling.mode import evaluation_mode
 from polycycle.routing import GatedCall
 
 _gated_call: ContextVar[GatedCall | None] = ContextVar("gated_call", default=None)
@@ -110,10 +111,8 @@ class RetentionMixin(nn.Module):
         if attention_mask is not None:
             positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         decoder: Any = self.model
-        was_training = decoder.training
-        decoder.eval()
         try:
-            with _only_asking():
+            with evaluation_mode(decoder), _only_asking():
                 decoder(
                     input_ids=input_ids,
                     attention_mask=attention_mask,
@@ -122,8 +121,6 @@ class RetentionMixin(nn.Module):
                 )
         except _JudgedError as judged:
             original_BS = judged.call.original_BS
-        finally:
-            decoder.train(was_training)
         assert original_BS is not None
         last = -1 if attention_mask is None else _last_real(attention_mask)
         return original_BS[torch.arange(len(input_ids)), last]

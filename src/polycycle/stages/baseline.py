@@ -76,7 +76,7 @@ def train_baseline(run: Run) -> Path:
     read_in_review = {"replay_documents", "expanded_documents", "tokens"}
     start = _start(run, config)
     inputs = {
-        "base": run.base_key(),
+        "base": run.base_key,
         "method": config.model_dump(mode="json"),
         "review": review and review.model_dump(mode="json", include=read_in_review),
         "start": [run.keys[name] for name in _STARTS if name in run.keys],
@@ -98,7 +98,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
             stage = Stage(
                 name=_EXPAND,
                 result_version=1,
-                inputs={"base": run.base_key(), "every": config.every},
+                inputs={"base": run.base_key, "every": config.every},
                 make=partial(_fill_expanded, config, run.base),
             )
         case LoraMoeConfig():
@@ -106,7 +106,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
             stage = Stage(
                 name=_ADD_EXPERTS,
                 result_version=1,
-                inputs={"base": run.base_key(), "method": method, "seed": run.recipe.seed},
+                inputs={"base": run.base_key, "method": method, "seed": run.recipe.seed},
                 make=partial(_fill_with_lora_experts, config, run.base, run.recipe.seed),
             )
         case ShieldedConfig():
@@ -115,7 +115,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
                     name=SHIELD,
                     result_version=2,
                     inputs={
-                        "base": run.base_key(),
+                        "base": run.base_key,
                         "method": config.model_dump(mode="json"),
                         "data": run.data_inputs(),
                     },

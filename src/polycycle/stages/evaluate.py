@@ -61,7 +61,7 @@ def evaluate(
         name=f"evaluate-{name}",
         result_version=3 if run.recipe.data.tasks else 2,  # 3 has answers by the own tokenizer
         inputs={
-            "model": [name, run.keys.get(name) or run.base_key()],
+            "model": [name, run.keys.get(name) or run.base_key],
             "text": run.held_out_inputs(),
             "questions": run.question_inputs(),
             "tasks": run.task_inputs(),

@@ -37,7 +37,7 @@ def export(run: Run, source: Path) -> ExportResult:
         inputs={
             "source": run.keys[source.name],
             "settings": config.model_dump(mode="json"),
-            "text": run.data_inputs()["valid"],
+            "text": run.held_out_inputs()["valid"],
         },
         make=partial(_export, run, config.engine, source),
     )

@@ -29,7 +29,7 @@ def graft(run: Run, source: Path) -> Path:
         result_version=1,
         inputs={
             "source": run.keys[source.name],
-            "base": run.base_key(),
+            "base": run.base_key,
             "post": [
                 [sibling_key(post), one.scale]
                 for one, post in zip(config.post, run.siblings, strict=True)

@@ -115,14 +115,16 @@ class Run:
 
     # What identifies the things that stages start from.
 
+    @cached_property
     def base_inputs(self) -> dict[str, str]:
         """The hash of each file of the base's tensors."""
         files = sorted({info.file for info in self.base.tensors.values()})
         return {file.name: hash_file(file) for file in files}
 
+    @cached_property
     def base_key(self) -> str:
         """Changes when the base's tensors or its config do."""
-        return hash_json([self.base_inputs(), dict(self.base.config)])
+        return hash_json([self.base_inputs, dict(self.base.config)])
 
     def language_inputs(self, group: int | None = None) -> dict[str, Any]:
         """The languages up to an expanded group, of which a stage knows; all without one.
@@ -134,22 +136,24 @@ class Run:
 
     def data_inputs(self, group: int | None = None) -> dict[str, Any]:
         """What identifies the texts up to a group: the cache folders' names are content hashes."""
-        corpora, known = self.corpora, self.known_languages(group)
-        parts = {"train": corpora.post_pretrain, "review": corpora.review, "valid": corpora.valid}
         return {
-            "tokenizer": tokenizer_hash(self.tokenizer),
+            **self.held_out_inputs(group),
             "packing": self.recipe.data.packing,
             "repeat": self.recipe.data.repeat,
-            **{
-                part: {tag: corpus.folder.name for tag, corpus in of_part.items() if tag in known}
-                for part, of_part in parts.items()
-            },
+            "train": self._text_inputs(self.corpora.post_pretrain, group),
+            "review": self._text_inputs(self.corpora.review, group),
         }
 
-    def held_out_inputs(self) -> dict[str, Any]:
+    def held_out_inputs(self, group: int | None = None) -> dict[str, Any]:
         """What identifies the text that models are measured on."""
-        valid = {tag: corpus.folder.name for tag, corpus in self.corpora.valid.items()}
-        return {"tokenizer": tokenizer_hash(self.tokenizer), "valid": valid}
+        return {
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            "valid": self._text_inputs(self.corpora.valid, group),
+        }
+
+    def _text_inputs(self, corpora: Corpora, group: int | None) -> dict[str, str]:
+        known = self.known_languages(group)
+        return {tag: corpus.folder.name for tag, corpus in corpora.items() if tag in known}
 
     def known_languages(self, group: int | None = None) -> tuple[str, ...]:
         """Every language of the run up to an expanded group; all without one."""

@@ -38,7 +38,7 @@ def upcycle(run: Run) -> Path:
         name="upcycle",
         result_version=1,
         inputs={
-            "base": run.base_inputs(),
+            "base": run.base_inputs,
             "similarity": run.keys.get(similarity_name(1)),
             "config": dict(run.base.config),
             "experts": recipe.experts.model_dump(mode="json", exclude={"growth", "assignment"}),
