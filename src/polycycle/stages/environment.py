@@ -5,15 +5,15 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import polycycle
-from polycycle.config import Recipe
 from polycycle.results import Environment
 from polycycle.training import uses_bfloat16
 
 
-def describe_environment(recipe: Recipe) -> Environment:
-    """Versions and machine."""
+def describe_environment(precision: Literal["auto", "float32", "bfloat16"]) -> Environment:
+    """Versions and machine, and what training at this precision computes in here."""
     import os
 
     import torch
@@ -21,7 +21,7 @@ def describe_environment(recipe: Recipe) -> Environment:
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    bfloat16 = uses_bfloat16(recipe.post_pretrain.precision)
+    bfloat16 = uses_bfloat16(precision)
     return Environment(
         polycycle=polycycle.__version__,
         commit=_commit(),

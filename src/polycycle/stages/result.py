@@ -41,7 +41,7 @@ def gather_result(
         data=tuple(describe_corpora(run.corpora, recipe)),
         costs=tuple(cost for _, _, cost in records),
         export=export,
-        environment=describe_environment(recipe),
+        environment=describe_environment(recipe.post_pretrain.precision),
     )
 
 
