@@ -70,7 +70,7 @@ def test_a_demo_cell_may_ask_for_a_base_of_another_family_with_siblings_of_its_o
 
 def test_the_real_study_takes_its_places_from_the_command_line(tmp_path):
     world = "/w/{language}.jsonl"
-    places = ["base=B", "data.root=T", "graft.post=S", f"data.tasks.reading={world}"]
+    places = ["base=B", "data.root=T", "graft.post.model=S", f"data.tasks.reading={world}"]
     overrides = [*places, f"post_train.data={world}"]
     asked = load_study(ROOT / "recipes/studies/real_deltamoe.yaml", tmp_path, overrides)
     recipes = {cell.name: cell.recipe for cell in plan_cells(asked)}
