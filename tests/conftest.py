@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items):
     """Tests marked `corpus` or `gpu` are skipped where there is none."""
     corpus = os.environ.get("POLYCYCLE_CORPUS")
     for item in items:
-        if "corpus" in item.keywords and not corpus:
+        if item.get_closest_marker("corpus") and not corpus:
             item.add_marker(pytest.mark.skip(reason="POLYCYCLE_CORPUS is not set"))
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -5,7 +5,7 @@ import torch
 
 from polycycle.errors import ConfigError
 from polycycle.modeling import record_routing
-from polycycle.routing import RetentionGate, Router
+from polycycle.routing import LanguageClassifier, RetentionGate, Router
 from polycycle.surgery import freeze_for, upcycle
 from tests.tiny import FAMILIES, VOCAB_SIZE, load, save_dense, token_ids
 
@@ -231,3 +231,16 @@ def test_what_cannot_be_kept_exactly_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no retention gate"):
         load(tmp_path / "plain").judge_original(prompts)
     assert int(prompts.max()) < VOCAB_SIZE
+
+
+def test_autocast_leaves_the_scores_of_gate_and_classifier_in_float32():
+    hidden = torch.randn(3, 5, 32)
+    for module in (
+        RetentionGate(32, threshold=0.0, patience=1),
+        LanguageClassifier(32, threshold=0.0, form="token"),
+    ):
+        module.weight.data = torch.randn(32)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = module(hidden)
+        assert scores.dtype == torch.float32
+        assert torch.equal(scores, module(hidden))

@@ -39,9 +39,11 @@ class LanguageClassifier(nn.Module):
 
     def forward(self, hidden_BSD: Tensor) -> Tensor:
         """Scores [N], float32 (float64 stays): the higher, the more original."""
-        # Wide, so that prefill and decoding round alike whatever the shapes.
+        # Wide, so that prefill and decoding round alike whatever the shapes; autocast would make a
+        # bfloat16 product of it.
         wide = torch.float64 if hidden_BSD.dtype == torch.float64 else torch.float32
-        scores_BS = hidden_BSD.to(wide) @ self.weight.to(wide)
+        with torch.autocast(hidden_BSD.device.type, enabled=False):
+            scores_BS = hidden_BSD.to(wide) @ self.weight.to(wide)
         if self.form == "sequence":
             scores_BS = scores_BS.sum(-1, keepdim=True).expand_as(scores_BS)
         return scores_BS.reshape(-1)

@@ -225,7 +225,7 @@ def _arguments(
     total_steps = -(-num_sequences // settings.batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return TrainingArguments(
+        args = TrainingArguments(
             output_dir=str(output_dir),
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=share // micro,
@@ -256,6 +256,11 @@ def _arguments(
             optim="adamw_torch",
             log_level="error",
         )
+    # One process, one GPU. Where it sees several, the Trainer would spread each batch over threads
+    # (nn.DataParallel), in which no routing is recorded, and multiply the batch size.
+    _ = args.device  # finds out how many there are
+    args._n_gpu = min(args.n_gpu, 1)
+    return args
 
 
 def _tenth(total_steps: int, log_every_steps: int) -> int:
