@@ -171,6 +171,8 @@ def train(
 def build(args: argparse.Namespace, folder: Path, cache: Path) -> None:
     """Tokenize, train, measure, and write everything to `folder`."""
     marks, shares = [time.perf_counter()], dict(args.languages)
+    for language in shares:  # what is missing is missed now, not after the training
+        next(read_documents(TextSource(path="valid"), language, root=args.text))
     if args.tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     else:

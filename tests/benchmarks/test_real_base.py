@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import real_base
+from polycycle.errors import DataError
 from tests.text import make_tokenizer, sentences
 
 
@@ -79,3 +80,11 @@ def test_passes_over_a_small_text_are_whole_and_cut_at_different_places():
     assert len(set(starts % 10)) > 1
     for place in (starts[:9], starts[-5:]):  # within a pass no token is read twice
         assert len(set(place // 10)) == len(place)
+
+
+def test_text_that_is_missing_at_the_end_is_missed_at_the_start(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(real_base, "build_model", None)  # the training would call it
+    (text / "valid" / "el.jsonl.gz").unlink()
+    with pytest.raises(DataError, match=r"valid: no file of language 'el'"):
+        build(text, tmp_path / "base")
+    assert not (tmp_path / "base").exists()

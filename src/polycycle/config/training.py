@@ -122,9 +122,10 @@ class ReviewConfig(TrainConfig):
     """Tokens in all; by default what these documents hold, once."""
     prior_coef: Coefficient = 0.1
     """γ of the language-priors loss (paper: 0.1)."""
-    prior_form: Literal["paper", "released", "group"] = "paper"
-    """The paper's −log G₀; the released code's bounded form, which needs a larger γ; or `group`,
-    which holds the text of earlier groups, too, to the experts they had (ours)."""
+    prior_form: Literal["group", "paper", "released"] = "group"
+    """The paper's −log G₀ for originals, and with `group` (ours) the same for earlier groups, whose
+    text is held to the experts they had; with one group that is the paper's. Or `paper` alone, or
+    the released code's bounded form, which needs a larger γ."""
     classifier_coef: Coefficient = 0.1
     """Weight of the loss of language classifiers and retention gate, if any (LayerMoE: 0.1)."""
     balance_coef: Coefficient = 0.0
