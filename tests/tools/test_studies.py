@@ -66,7 +66,7 @@ def test_a_result_gets_a_table_and_a_plot_and_the_rest_of_the_page_stays(reposit
     page = (repository / PAGE).read_text("utf-8")
     assert "Not run yet" not in page
     assert page.endswith("<!-- end -->\n\nRead: nothing.\n")
-    assert "| 2 Many / more &lt;b> | 1 4 | +50.0 | 90.0 % |" in page
+    assert "| 2 Many / more &lt;b> | +50.0 | 90.0 % | — | 1 4 |" in page
     assert "| 3 Later |" in page
     assert "<b>" not in page
     assert "![Gain against what is kept](images/studies/tiny.svg)" in page

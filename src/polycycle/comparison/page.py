@@ -93,9 +93,9 @@ def quality_table(comparison: Comparison) -> Table:
     rows = tuple(
         (
             title,
-            " ".join(map(str, row.num_experts)) if row.num_experts else MISSING,
             *(quality(row, key, comparison.measure) for key in QUALITIES),
             *(quality(row, one.key, comparison.measure) for one in comparison.answers),
+            " ".join(map(str, row.num_experts)) if row.num_experts else MISSING,
             seeds_words(row),
         )
         for title, row in _numbered(comparison)
@@ -104,7 +104,7 @@ def quality_table(comparison: Comparison) -> Table:
     headings[0] = (HEADINGS["gain"], unit_of_gain(comparison.measure))
     headings += [(answer_heading(one), one.task) for one in comparison.answers]
     return Table(
-        headings=(("Variant", ""), ("Experts", "per layer"), *headings, ("Seeds", "")),
+        headings=(("Variant", ""), *headings, ("Experts", "per layer"), ("Seeds", "")),
         sections=(Section(title="", rows=rows),),
     )
 
@@ -217,7 +217,10 @@ def _plots(comparison: Comparison, axes: tuple[_Axis, ...], best: str) -> list[F
     for title, key, x_title, factor in axes:
         points = _points(comparison, key, factor)
         if len(points) > 1 and not (axes is _COST_AXES and _cost_the_same(points)):
-            note = f"{best} Numbers as in the table; whiskers are ± one standard deviation."
+            note = (
+                f"{best} Numbers as in the table, moved apart where they would cover each other; "
+                "whiskers are ± one standard deviation."
+            )
             plot = scatter(points, x_title=x_title, y_title=gained, label=title)
             figures.append(Figure(title=title, note=note, plot=plot))
     return figures

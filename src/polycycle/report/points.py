@@ -1,5 +1,6 @@
 """A scatter plot of numbered points, with whiskers for what they vary by."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from polycycle.report.svg import WIDTH, Scale, drawing, element, line, text, tic
 
 LEFT, RIGHT, TOP, HEIGHT = 52.0, 16.0, 14.0, 250.0
 _RADIUS = 9.0
+_ROUNDS = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +37,8 @@ class Point:
 def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) -> Markup:
     """Draws the points; both axes cover what the points and their whiskers need.
 
+    Numbers that would cover each other stand beside their points, which are dots then.
+
     Args:
         points: at least one.
         x_title: of the horizontal axis, with its unit.
@@ -53,7 +57,11 @@ def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) 
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(text(middle, HEIGHT + 32, x_title, class_="tick", anchor="middle"))
     parts += [_whiskers(point, x, y) for point in points]
-    parts += [_mark(point, x(point.x), y(point.y)) for point in points]
+    places = [(x(point.x), y(point.y)) for point in points]
+    box = (LEFT + _RADIUS, WIDTH - RIGHT - _RADIUS, TOP + 14 + _RADIUS, HEIGHT - _RADIUS)
+    badges = spread(places, apart=2 * _RADIUS + 1, box=box)
+    parts += [_leader(place, badge) for place, badge in zip(places, badges, strict=True)]
+    parts += [_mark(point, *badge) for point, badge in zip(points, badges, strict=True)]
     return drawing(HEIGHT + 38, *parts, label=label)
 
 
@@ -73,6 +81,46 @@ def _whiskers(point: Point, x: Scale, y: Scale) -> Markup:
         ends = (y(point.y - point.y_deviation), y(point.y + point.y_deviation))
         parts.append(line(x(point.x), ends[0], x(point.x), ends[1], class_="whisker"))
     return Markup("").join(parts)
+
+
+def spread(
+    places: Sequence[tuple[float, float]], *, apart: float, box: tuple[float, float, float, float]
+) -> list[tuple[float, float]]:
+    """Places of the same number, near the given ones, that do not cover each other.
+
+    Args:
+        places: x and y.
+        apart: how far any two should be from each other; a crowd that the box cannot hold is less.
+        box: left, right, top and bottom, which are kept to.
+    """
+    left, right, top, bottom = box
+    moved = [list(place) for place in places]
+    for _ in range(_ROUNDS):
+        is_free = True
+        for i, a in enumerate(moved):
+            for j, b in enumerate(moved[:i]):
+                dx, dy = a[0] - b[0], a[1] - b[1]
+                distance = math.hypot(dx, dy)
+                if distance >= apart:
+                    continue
+                is_free = False
+                if distance < 1e-6:  # in the very same place: each pair in a direction of its own
+                    dx, dy, distance = math.cos(i + 3 * j), math.sin(i + 3 * j), 1.0
+                push = 0.5 * (apart - min(distance, apart)) / distance + 0.01
+                for one, sign in ((a, 1), (b, -1)):
+                    one[0] = min(max(one[0] + sign * push * dx, left), right)
+                    one[1] = min(max(one[1] + sign * push * dy, top), bottom)
+        if is_free:
+            break
+    return [(x, y) for x, y in moved]
+
+
+def _leader(place: tuple[float, float], badge: tuple[float, float]) -> Markup:
+    """From a point to its number, where that had to move."""
+    if math.dist(place, badge) < 1:
+        return Markup("")
+    dot = element("circle", cx=place[0], cy=place[1], r=2.5, class_="place")
+    return line(*place, *badge, class_="leader") + dot
 
 
 def _mark(point: Point, x: float, y: float) -> Markup:
