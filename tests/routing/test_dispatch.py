@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import MixtralConfig
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
+from polycycle.experts import NO_EXPERT
 from polycycle.routing import moe_forward
 
 D, F_ = 12, 20
@@ -15,8 +17,10 @@ GROUPS = (3, 2)
 NUM_EXPERTS = 1 + sum(GROUPS)
 
 
-def setup(dtype=torch.float64, *, num_tokens=23, top_k=2, choose_from=NUM_EXPERTS, seed=0):
-    """(hidden, frozen mlp, packs, ids, weights)."""
+def setup(
+    dtype=torch.float64, *, num_tokens=23, top_k=2, choose_from=NUM_EXPERTS, empty=0.0, seed=0
+):
+    """(hidden, frozen mlp, packs, ids, weights); `empty` is the share of choices left empty."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape, scale=1.0):
@@ -37,6 +41,7 @@ def setup(dtype=torch.float64, *, num_tokens=23, top_k=2, choose_from=NUM_EXPERT
     ]
     ids = torch.rand(num_tokens, choose_from, generator=generator).topk(top_k).indices
     weights = torch.rand(num_tokens, top_k, generator=generator, dtype=torch.float64).to(dtype)
+    ids = ids.masked_fill(torch.rand(ids.shape, generator=generator) < empty, NO_EXPERT)
     return draw(num_tokens, D).requires_grad_(), mlp, packs, ids, weights.requires_grad_()
 
 
@@ -48,7 +53,7 @@ def oracle(hidden, mlp, packs, ids, weights):
         total = torch.zeros(D, dtype=hidden.dtype)
         for choice in range(ids.shape[1]):
             expert = int(ids[token, choice])
-            if expert == -1:
+            if expert == NO_EXPERT:
                 continue
             if expert == 0:
                 out = mlp(hidden[token])
@@ -63,20 +68,78 @@ def oracle(hidden, mlp, packs, ids, weights):
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 6])
 @pytest.mark.parametrize("choose_from", [6, 3])  # 3: the second group has no rows at all
-def test_outputs_and_gradients_equal_the_oracle(top_k, choose_from):
+@pytest.mark.parametrize("empty", [0, 0.4])
+@pytest.mark.parametrize("trained", ["everything", "all but hidden", "weights", "hidden"])
+def test_outputs_and_gradients_equal_the_oracle(top_k, choose_from, empty, trained):
     if top_k > choose_from:
         pytest.skip("a token takes an expert at most once")
-    hidden, mlp, packs, ids, weights = setup(top_k=top_k, choose_from=choose_from)
+    hidden, mlp, packs, ids, weights = setup(top_k=top_k, choose_from=choose_from, empty=empty)
+    tensors = {"hidden": [hidden], "weights": [weights], "packs": [t for p in packs for t in p]}
+    if trained == "all but hidden":  # the first layer on a frozen embedding
+        del tensors["hidden"]
+    elif trained != "everything":
+        tensors = {trained: tensors[trained]}
+    inputs = [tensor for some in tensors.values() for tensor in some]
+    for tensor in (hidden, weights, *(tensor for pair in packs for tensor in pair)):
+        tensor.requires_grad_(any(tensor is one for one in inputs))
     expected = oracle(hidden, mlp, packs, ids, weights)
     got = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-    inputs = [hidden, weights, *(tensor for pair in packs for tensor in pair)]
     direction = torch.randn_like(expected)
     wanted = torch.autograd.grad(expected, inputs, direction, allow_unused=True)
     gradients = torch.autograd.grad(got, inputs, direction)
     for one, other in zip(gradients, wanted, strict=True):
         other = torch.zeros_like(one) if other is None else other
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("trained", ["weights", "hidden"])
+def test_the_frozen_expert_alone_at_less_than_full_weight_has_the_oracles_gradients(trained):
+    hidden, mlp, packs, _, weights = setup(top_k=1)
+    ids = torch.zeros(23, 1, dtype=torch.long)
+    (weights if trained == "hidden" else hidden).requires_grad_(False)
+    inputs = weights if trained == "weights" else hidden
+    expected = oracle(hidden, mlp, packs, ids, weights).square().sum()
+    got = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights).square().sum()
+    torch.testing.assert_close(
+        torch.autograd.grad(got, inputs), torch.autograd.grad(expected, inputs)
+    )
+
+
+def plain(hidden, mlp, packs, ids, weights):
+    """Expert after expert: its rows, weighted, added to zeros with `index_add`."""
+    experts = [pair for gate_up, down in packs for pair in zip(gate_up, down, strict=True)]
+    total = torch.zeros_like(hidden)
+    for expert in range(NUM_EXPERTS):
+        row, choice = torch.where(ids == expert)
+        if expert == 0:
+            out = mlp(hidden[row])
+        else:
+            gate_up, down = experts[expert - 1]
+            gate, up = (hidden[row] @ gate_up.t()).chunk(2, dim=-1)
+            out = (F.silu(gate) * up) @ down.t()
+        weighted = (out * weights[row, choice, None]).to(hidden.dtype)
+        total = total.index_add(0, row, weighted)
+    return total
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 6])
+@pytest.mark.parametrize("empty", [0, 0.4])
+@pytest.mark.parametrize(
+    ("dtype", "weights_dtype"),
+    [
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+    ],
+    ids=["float32", "bfloat16", "bfloat16, float32 weights"],
+)
+@torch.no_grad()
+def test_experts_are_added_in_their_order_bit_for_bit(top_k, empty, dtype, weights_dtype):
+    hidden, mlp, packs, ids, weights = setup(dtype, num_tokens=200, top_k=top_k, empty=empty)
+    weights = weights.to(weights_dtype)
+    got = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
+    assert torch.equal(got, plain(hidden, mlp, packs, ids, weights))
 
 
 def test_gradcheck():
@@ -107,9 +170,8 @@ def test_all_tokens_on_expert_0_at_less_than_full_weight_are_weighted():
 
 @pytest.mark.parametrize("empty", [0.3, 0.9])
 def test_a_choice_left_empty_adds_nothing_and_costs_nothing(empty):
-    hidden, mlp, packs, ids, weights = setup(top_k=3)
-    ids = torch.where(torch.rand(ids.shape) < empty, -1, ids)
-    ids[0] = torch.tensor([0, -1, -1])
+    hidden, mlp, packs, ids, weights = setup(top_k=3, empty=empty)
+    ids[0] = torch.tensor([0, NO_EXPERT, NO_EXPERT])
     rows = []
 
     def count(inputs):
@@ -121,9 +183,21 @@ def test_a_choice_left_empty_adds_nothing_and_costs_nothing(empty):
     assert rows == [int((ids == 0).sum())]
 
 
+def test_a_token_without_any_expert_gets_zeros_whatever_others_take():
+    hidden, mlp, packs, _, _ = setup()
+    ids, weights = torch.full((23, 2), NO_EXPERT), torch.ones(23, 2, dtype=torch.float64)
+    none = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
+    assert torch.equal(none, torch.zeros_like(hidden))
+    assert not torch.autograd.grad(none.sum(), hidden)[0].any()
+    ids[3:, 0] = 0  # the others are as the dense block makes them, but not by its shortcut
+    some = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
+    assert torch.equal(some[:3], torch.zeros(3, D))
+    torch.testing.assert_close(some[3:], mlp(hidden[3:]))
+
+
 def test_tokens_whose_only_expert_is_0_give_the_dense_block_bit_for_bit():
     hidden, mlp, packs, _, _ = setup(torch.float32)
-    ids = torch.tensor([[0, -1]]).repeat(23, 1)
+    ids = torch.tensor([[0, NO_EXPERT]]).repeat(23, 1)
     weights = torch.tensor([[1.0, 0.0]]).repeat(23, 1)
     got = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
     assert torch.equal(got, mlp(hidden))
@@ -182,6 +256,49 @@ def test_no_tokens_give_no_output():
         hidden[:0], mlp, packs, mlp.act_fn, torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, 2)
     )
     assert none.shape == (0, D)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_gives_the_same_gradients(use_reentrant):
+    found = []
+    for is_checkpointed in (False, True):
+        hidden, mlp, packs, ids, weights = setup(torch.float32, top_k=3, empty=0.2)
+
+        def layer(hidden, weights, mlp=mlp, packs=packs, ids=ids):
+            once = moe_forward(hidden, mlp, packs, mlp.act_fn, ids, weights)
+            return moe_forward(once, mlp, packs, mlp.act_fn, ids, weights)
+
+        if is_checkpointed:
+            output = checkpoint(layer, hidden, weights, use_reentrant=use_reentrant)
+        else:
+            output = layer(hidden, weights)
+        output.sum().backward()
+        found.append([output, hidden.grad, weights.grad, packs[0][0].grad, packs[1][1].grad])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("trains_router", [True, False])
+def test_outputs_are_kept_for_the_gradient_of_weights_alone(trains_router):
+    hidden, mlp, packs, ids, weights = setup(torch.float32, num_tokens=50)
+    weights.requires_grad_(trains_router)
+    kept = []
+
+    def note(tensor):
+        # The frozen expert keeps its own; [50, D] is what came in.
+        is_row = tensor.is_floating_point() and tensor.ndim == 2 and tensor.shape[1] == D
+        kept.extend([len(tensor)] if is_row and len(tensor) != 50 else [])
+        return tensor
+
+    def frozen_expert(rows):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+            return mlp(rows)
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        moe_forward(hidden, frozen_expert, packs, mlp.act_fn, ids, weights)
+    num_frozen = int((ids == 0).sum())
+    num_new = ids.numel() - num_frozen
+    outputs = [num_frozen, num_new] if trains_router else []
+    assert sorted(kept) == sorted([num_new, *outputs])
 
 
 def test_repeating_gives_the_same_bits():
