@@ -102,7 +102,7 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
 def test_a_demos_texts_hold_the_languages_of_cells_that_are_run_later(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(running, "write_demo", lambda home, **given: written.append(given))
-    monkeypatch.setattr(running, "_run", lambda cell: 0)
+    monkeypatch.setattr(running, "_run", lambda cell, threads: 0)
     cells = {
         "greek": {"languages.expanded": ["el"]},
         "russian": {"languages.expanded": ["ru"], "languages.unseen_original": ["ar"]},

@@ -183,7 +183,7 @@ def test_a_demo_trains_the_base_of_another_family_once_and_siblings_of_it(tmp_pa
     monkeypatch.setattr(
         "polycycle.stages.demo.write_microworld", lambda world, **how: world.mkdir(parents=True)
     )
-    monkeypatch.setattr("polycycle.comparison.running._run", lambda cell: 0)
+    monkeypatch.setattr("polycycle.comparison.running._run", lambda cell, threads: 0)
     other = {"base": "qwen3", "graft.post": ["brackets", "equation"]}
     cells = {"plain": {"graft.post": "brackets"}, "other": other}
     asked = load_study(study(tmp_path, cells=cells, seeds=[3, 4]))

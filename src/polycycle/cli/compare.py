@@ -26,6 +26,14 @@ def compare(
     seeds: Annotated[
         str, typer.Option(help="Run these seeds alone: 0 or 0,1. The table shows all there are.")
     ] = "",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Cells to run at once, where small runs leave a GPU or processors idle. Training "
+            "times in the comparison are then those of a shared machine.",
+        ),
+    ] = 1,
     retry_failed: Annotated[
         bool,
         typer.Option("--retry/--no-retry", help="Whether cells that failed before are run again."),
@@ -84,7 +92,7 @@ def compare(
     if not chosen:
         raise ConfigError(f"--seeds {seeds}: the study has {', '.join(map(str, study.seeds))}")
     if not show_only:
-        run_cells(study, chosen, tell=tell, retry_failed=retry_failed)
+        run_cells(study, chosen, tell=tell, retry_failed=retry_failed, jobs=jobs)
         if study.measure_speed:
             measure_speeds(study, chosen, tell=tell)
     found = compare_cells(study, cells)

@@ -1,10 +1,13 @@
 """Running the cells of a study, each in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +20,13 @@ from polycycle.errors import ConfigError, did_you_mean
 from polycycle.families import SUPPORTED
 from polycycle.files import write_text
 from polycycle.microworld import FORMATS
-from polycycle.stages import measured_models, write_base, write_demo, write_siblings
+from polycycle.stages import (
+    measured_models,
+    num_processors,
+    write_base,
+    write_demo,
+    write_siblings,
+)
 
 _SHARED = "demo"
 _TAIL_LINES = 3
@@ -192,7 +201,12 @@ def _with_siblings_in(folder: Path, recipe: Recipe) -> Recipe:
 
 
 def run_cells(
-    study: Study, cells: Sequence[Cell], *, tell: Callable[[str], None], retry_failed: bool = True
+    study: Study,
+    cells: Sequence[Cell],
+    *,
+    tell: Callable[[str], None],
+    retry_failed: bool = True,
+    jobs: int = 1,
 ) -> None:
     """Run every cell that has no result yet; one that fails is told, and the rest goes on.
 
@@ -202,6 +216,7 @@ def run_cells(
         tell: where a line for each cell goes.
         retry_failed: try cells again that failed. An interrupted cell goes on where it was
             either way.
+        jobs: how many to run at once. Of cells that share their first training one goes ahead.
     """
     cells = [cell for cell in cells if cell.of is None]
     waiting = [cell for cell in cells if not cell.is_done]
@@ -209,17 +224,64 @@ def run_cells(
         waiting = [cell for cell in waiting if not cell.has_failed]
     tell(f"{study.name}: {len(cells)} cells, {len(cells) - len(waiting)} need no run")
     languages = _languages(study) if study.recipe == DEMO else None
-    for number, cell in enumerate(waiting, start=1):
+    numbers = {id(cell): number for number, cell in enumerate(waiting, start=1)}
+    one_at_a_time = threading.Lock()
+    threads = None if jobs == 1 else max(1, num_processors() // jobs)
+
+    def carry_out(cell: Cell) -> None:
         if languages is not None:
-            _write_demo(study, cell, languages, tell)
-        tell(f"[{number}/{len(waiting)}] {study.title_of(cell.name)}, seed {cell.seed} …")
+            with one_at_a_time:
+                _write_demo(study, cell, languages, tell)
+        title = f"{study.title_of(cell.name)}, seed {cell.seed}"
+        tell(f"[{numbers[id(cell)]}/{len(waiting)}] {title} …")
         started = time.monotonic()
-        code = _run(cell)
+        code = _run(cell, threads)
         minutes = (time.monotonic() - started) / 60
+        which = "" if jobs == 1 else f"{title}: "
         if code == 0:
-            tell(f"    done in {minutes:.1f} min")
+            tell(f"    {which}done in {minutes:.1f} min")
         else:
-            tell(f"    FAILED (exit code {code}): {cell.last_words()}\n    {cell.log_file}")
+            tell(f"    {which}FAILED (exit code {code}): {cell.last_words()}\n    {cell.log_file}")
+
+    if jobs == 1:
+        for cell in waiting:
+            carry_out(cell)
+    else:
+        _at_once(waiting, carry_out, jobs)
+
+
+def _at_once(cells: Sequence[Cell], carry_out: Callable[[Cell], None], jobs: int) -> None:
+    """So many at a time; of those that share their first training one before the others."""
+    alike: dict[str, list[Cell]] = {}
+    for cell in cells:
+        alike.setdefault(_first_training(cell), []).append(cell)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        running: dict[Future[None], str] = {
+            pool.submit(carry_out, first): key for key, (first, *_) in alike.items()
+        }
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                key = running.pop(future)
+                future.result()
+                running |= {pool.submit(carry_out, cell): "" for cell in alike.pop(key, [])[1:]}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _first_training(cell: Cell) -> str:
+    """Alike for cells whose first training is the same; what comes after it may differ.
+
+    Where that is wrong, a training is made twice, or a cell waits in vain: no result changes.
+    """
+    recipe = cell.recipe.model_dump(mode="json")
+    parts = {key: recipe[key] for key in ("base", "languages", "baseline", "post_pretrain", "seed")}
+    parts["experts"] = {
+        key: value
+        for key, value in recipe["experts"].items()
+        if key not in ("classifier", "exact_retention")  # they are trained in review
+    }
+    return json.dumps(parts, sort_keys=True)
 
 
 def _write_demo(
@@ -251,14 +313,24 @@ def _languages(study: Study) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _run(cell: Cell) -> int:
-    """The exit code of `polycycle run` on this cell's recipe."""
+def _run(cell: Cell, threads: int | None = None) -> int:
+    """The exit code of `polycycle run` on this cell's recipe.
+
+    Args:
+        cell: what to run.
+        threads: of the processor, at most; None leaves that to torch.
+    """
     cell.failure_file.unlink(missing_ok=True)
     write_text(cell.recipe_file, cell.text)
     command = [sys.executable, "-m", "polycycle", "run", str(cell.recipe_file)]
     command += ["--set", f"reuse={json.dumps([str(folder) for folder in cell.reuse])}"]
+    environment = dict(os.environ)
+    if threads is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
     with cell.log_file.open("w", encoding="utf-8") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        code = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
+        ).returncode
     if code != 0:
         write_text(cell.failure_file, f"exit code {code}\n")
     return code

@@ -125,7 +125,7 @@ class ReviewConfig(TrainConfig):
     prior_form: Literal["group", "paper", "released"] = "group"
     """The paper's −log G₀ for originals, and with `group` (ours) the same for earlier groups, whose
     text is held to the experts they had; with one group that is the paper's. Or `paper` alone, or
-    the released code's bounded form, which needs a larger γ."""
+    the released code's bounded form."""
     classifier_coef: Coefficient = 0.1
     """Weight of the loss of language classifiers and retention gate, if any (LayerMoE: 0.1)."""
     balance_coef: Coefficient = 0.0

@@ -11,6 +11,7 @@ from polycycle.stages.base import (
 )
 from polycycle.stages.benchmarks import HowToMeasure, benchmark_model, benchmark_run
 from polycycle.stages.demo import SIBLING, write_base, write_demo, write_siblings
+from polycycle.stages.environment import num_processors
 from polycycle.stages.evaluate_alone import evaluate_by_recipe, evaluate_on_text, languages_of
 from polycycle.stages.export import (
     export_result,
@@ -60,6 +61,7 @@ __all__ = [
     "measure_similarity",
     "measure_speed",
     "measured_models",
+    "num_processors",
     "plan_run",
     "probe_tokens_per_second",
     "read_manifest",

@@ -1,5 +1,6 @@
 """Where a run ran: versions and machine."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -14,8 +15,6 @@ from polycycle.training import uses_bfloat16
 
 def describe_environment(precision: Literal["auto", "float32", "bfloat16"]) -> Environment:
     """Versions and machine, and what training at this precision computes in here."""
-    import os
-
     import torch
     import transformers
 
@@ -30,13 +29,18 @@ def describe_environment(precision: Literal["auto", "float32", "bfloat16"]) -> E
         python=sys.version.split()[0],
         platform=platform.platform(terse=True),
         processor=_processor(),
-        cpu_cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        cpu_cores=num_processors(),
         threads=torch.get_num_threads(),
         gpu=f"{gpus} × {torch.cuda.get_device_name()}" if gpus else None,
         memory_bytes=pages * page_size,
         dtype="bfloat16 autocast" if bfloat16 else "float32",
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def num_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _commit() -> str | None:
