@@ -12,7 +12,13 @@ from polycycle.report import write_report
 from polycycle.report.benchmark_tables import benchmark_tables
 from polycycle.report.figures import routing_maps, similarities
 from polycycle.report.page import page
-from polycycle.report.retention_tables import gate_table, mixed_table, speed_table, trade_table
+from polycycle.report.retention_tables import (
+    gate_table,
+    mixed_table,
+    speed_table,
+    threshold_advice,
+    trade_table,
+)
 from polycycle.report.run_tables import packs_table
 from polycycle.report.score_tables import task_tables
 from polycycle.report.wording import count, decimal, duration, percent
@@ -187,6 +193,33 @@ def test_the_gates_tables_say_how_often_it_fires_what_that_trades_and_gains():
     tables = (gate_table, mixed_table, speed_table, trade_table)
     assert [table(without) for table in tables] == [None] * 4
     assert "Exact retention" not in page(without)
+
+
+def test_the_report_names_the_lowest_threshold_that_gives_no_expanded_text_away():
+    result = example_result()
+    assert threshold_advice(result) == ""  # every finite one gives some away
+    trade, expanded = result.final.retention, result.languages.all_expanded
+    points = [
+        point.model_copy(
+            update={
+                "threshold": threshold,
+                "text_rate": point.text_rate | dict.fromkeys(expanded, given_away),
+            }
+        )
+        for point, threshold, given_away in zip(
+            trade.points, (-math.inf, -0.754, 0.25, math.inf), (1.0, 0.0, 0.0, 0.0), strict=True
+        )
+    ]
+
+    def advice(points, threshold):
+        gate = trade.model_copy(update={"points": tuple(points), "threshold": threshold})
+        models = (*result.models[:-1], result.final.model_copy(update={"retention": gate}))
+        return threshold_advice(example_result(models=models))
+
+    found = advice(points, 0.25)
+    assert "−0.75 is the lowest measured threshold" in found  # −0.76 would be below it
+    assert "keep 100.0% of original texts, 0.25 keeps 95.4%" in found
+    assert advice(points, -0.754) == ""  # it is set already
 
 
 def test_a_packs_parts_are_weighed_against_the_base():

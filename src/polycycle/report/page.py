@@ -11,7 +11,13 @@ from polycycle.report import figures
 from polycycle.report.assignment import assignment_table
 from polycycle.report.benchmark_tables import benchmark_tables
 from polycycle.report.export_tables import export_languages_table
-from polycycle.report.retention_tables import gate_table, mixed_table, speed_table, trade_table
+from polycycle.report.retention_tables import (
+    gate_table,
+    mixed_table,
+    speed_table,
+    threshold_advice,
+    trade_table,
+)
 from polycycle.report.run_tables import costs_table, data_table, models_table, packs_table
 from polycycle.report.score_tables import details_table, scores_table, task_tables, unmasking_tables
 from polycycle.report.tables import language_cell
@@ -73,6 +79,7 @@ def page(result: RunResult) -> str:
         speed_table=speed_table(result),
         speed=_speed(result),
         trade_table=trade_table(result),
+        threshold_advice=threshold_advice(result),
         unmasking_tables=unmasking_tables(result),
         packs_table=packs_table(result),
         assignment_table=assignment_table(result),

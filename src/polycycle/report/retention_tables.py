@@ -1,5 +1,6 @@
 """Tables of the retention gate: how often it fires, what that trades, what a kept text gains."""
 
+import math
 from collections.abc import Sequence
 
 from polycycle.report.tables import Section, Table, language_cell
@@ -81,6 +82,34 @@ def trade_table(result: RunResult) -> Table | None:
             *((f"Bits per byte, {kind}", "against base") for kind in measured),
         ),
         sections=(Section(title="", rows=rows),),
+    )
+
+
+def threshold_advice(result: RunResult) -> str:
+    """The lowest measured threshold that gives no expanded text away; empty if it is set."""
+    trade, languages = result.final.retention, result.languages
+    if trade is None:
+        return ""
+    expanded = [tag for tag in languages.all_expanded if tag in trade.texts]
+    originals = (*languages.original, *languages.unseen_original)
+    kept = [tag for tag in originals if tag in trade.texts]
+    safe = [
+        point
+        for point in trade.points
+        if math.isfinite(point.threshold) and not any(point.text_rate[tag] for tag in expanded)
+    ]
+    if not (safe and expanded and kept):
+        return ""
+    best = min(safe, key=lambda point: point.threshold)
+    if best.threshold == trade.threshold:
+        return ""
+    then, now = (average(p.text_rate[tag] for tag in kept) for p in (best, trade.set_point))
+    rounded_up = math.ceil(100 * best.threshold) / 100
+    return (
+        f"On this text {decimal(rounded_up)} is the lowest measured threshold at which no text "
+        f"of an expanded language is judged original; it would keep {percent(then)} of original "
+        f"texts, {decimal(trade.threshold)} keeps {percent(now)}. To move it in a finished model, "
+        "give retention_threshold to from_pretrained, or change it in config.json."
     )
 
 
