@@ -100,6 +100,7 @@ def test_every_verb_explains_itself(name):
         (("--family", "qwen3"), "--family is that of a base to train; give --base"),
         (("--hidden-size", "96"), "--hidden-size is that of a base to train; give --base"),
         (("--base", "--sibling", "brackets"), "two models"),
+        (("--base", "--num-documents", "9"), "--num-documents is of the world's text"),
         (("--base", "--family", "qwen4"), "Did you mean 'qwen"),
         (("--sibling", "brakets"), "Did you mean 'brackets'"),
         (("--sibling", "brackets", "--learning-rate", "0"), "give a rate between 0 and 1"),

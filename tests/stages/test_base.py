@@ -1,6 +1,7 @@
 """The microworld's base in its sizes and families, and siblings of any base."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from polycycle.checkpoint import open_checkpoint
 from polycycle.errors import ConfigError
 from polycycle.families import SUPPORTED
-from polycycle.stages import HIDDEN_SIZE, build_base, build_sibling, shipped_base
+from polycycle.stages import (
+    HIDDEN_SIZE,
+    build_base,
+    build_sibling,
+    shipped_base,
+    write_siblings,
+)
 from polycycle.stages import base as building
 from polycycle.stages.base import _widths
 from polycycle.surgery import check_siblings
@@ -72,3 +79,19 @@ def test_any_dense_model_gets_a_sibling_without_a_padding_token_too(tmp_path):
     assert other.info(name).dtype == "BF16"
     assert not torch.equal(one.read(name), other.read(name))
     assert AutoTokenizer.from_pretrained(other.folder).pad_token is None
+
+
+def test_a_sibling_of_another_base_than_the_one_that_is_there_is_not_taken(tmp_path, monkeypatch):
+    base = save_dense(tmp_path / "base", vocab_size=VOCAB_SIZE)
+    make_tokenizer().save_pretrained(base)
+    build_sibling(tmp_path / "brackets", base, form="brackets", tokens=1_000)
+    monkeypatch.setattr("polycycle.stages.demo.build_sibling", None)  # none is made again
+    write_siblings(tmp_path, base, ["brackets"], seed=0, tell=lambda note: None)
+
+    shutil.rmtree(base)
+    make_tokenizer().save_pretrained(save_dense(base, vocab_size=VOCAB_SIZE, num_hidden_layers=1))
+    with pytest.raises(ConfigError, match=r"brackets is a sibling of another base .* Remove"):
+        write_siblings(tmp_path, base, ["brackets"], seed=0, tell=lambda note: None)
+
+    (tmp_path / "brackets" / "sibling.json").unlink()  # of an older polycycle: on trust
+    write_siblings(tmp_path, base, ["brackets"], seed=0, tell=lambda note: None)

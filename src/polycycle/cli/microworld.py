@@ -12,7 +12,9 @@ from polycycle.errors import ConfigError
 @verb("microworld", "About")
 def microworld(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    num_documents: Annotated[int, typer.Option(help="Training documents per language.")] = 2000,
+    num_documents: Annotated[
+        int | None, typer.Option(min=1, help="Training documents per language; 2000 by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the documents, or of the base.")] = 0,
     base: Annotated[
         bool,
@@ -71,6 +73,8 @@ def microworld(
     for name, value in {"family": family, "hidden-size": hidden_size}.items() if not base else ():
         if value is not None:
             raise ConfigError(f"--{name} is that of a base to train; give --base, too")
+    if num_documents is not None and (base or sibling is not None):
+        raise ConfigError("--num-documents is of the world's text; leave it out for a model")
     if base and sibling is not None:
         raise ConfigError("--base and --sibling are two models; make one after the other")
     if learning_rate is not None and not 0 < learning_rate < 1:
@@ -84,9 +88,10 @@ def microworld(
         size = HIDDEN_SIZE if hidden_size is None else hidden_size
         build_base(folder, seed=seed, family=family or "llama", hidden_size=size)
     else:
-        from polycycle.microworld import write_microworld
+        from polycycle.microworld import NUM_DOCUMENTS, write_microworld
 
-        write_microworld(folder, seed=seed, num_documents=num_documents)
+        count = NUM_DOCUMENTS if num_documents is None else num_documents
+        write_microworld(folder, seed=seed, num_documents=count)
     tell(f"wrote {folder}")
 
 

@@ -26,13 +26,19 @@ from polycycle.microworld.world import (
     World,
     lexicon,
 )
-from polycycle.microworld.writing import post_training, task_training, write_microworld
+from polycycle.microworld.writing import (
+    NUM_DOCUMENTS,
+    post_training,
+    task_training,
+    write_microworld,
+)
 
 __all__ = [
     "FORMATS",
     "GROUP_1",
     "GROUP_2",
     "LANGUAGES",
+    "NUM_DOCUMENTS",
     "ORIGINAL",
     "SPARE",
     "UNSEEN_ORIGINAL",

@@ -17,6 +17,8 @@ from polycycle.microworld.texts import (
 )
 from polycycle.microworld.world import LANGUAGES, ORIGINAL, World
 
+NUM_DOCUMENTS = 2000
+"""For training, of each language, by default."""
 _TRAIN, _VALID = 1, 2
 _NUM_VALID = 100
 _NUM_PLAIN = 30
@@ -27,7 +29,7 @@ def write_microworld(
     *,
     seed: int = 0,
     languages: Sequence[str] = LANGUAGES,
-    num_documents: int | Mapping[str, int] = 2000,
+    num_documents: int | Mapping[str, int] = NUM_DOCUMENTS,
     num_valid_documents: int = _NUM_VALID,
     world_seed: int = 0,
 ) -> None:

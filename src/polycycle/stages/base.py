@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polycycle.checkpoint import load_tokenizer, open_checkpoint
+from polycycle.checkpoint import content_hash, load_tokenizer, open_checkpoint
 from polycycle.data import (
     PackedDataset,
     TextSource,
@@ -24,7 +24,7 @@ from polycycle.data import (
 )
 from polycycle.errors import ConfigError, did_you_mean
 from polycycle.families import SUPPORTED
-from polycycle.files import folder_when_whole
+from polycycle.files import folder_when_whole, write_json
 from polycycle.microworld import (
     FORMATS,
     GROUP_1,
@@ -44,6 +44,8 @@ TOKENS = 2_400_000
 TRACE_TOKENS = 25_000
 SIBLING_TOKENS = 60_000
 SIBLING_RATE = 3e-4
+SIBLING_RECORD = "sibling.json"
+"""In a sibling's folder: what it was made of."""
 HIDDEN_SIZE = 160
 """Of the shipped base."""
 _HEAD_SIZE = 32
@@ -115,7 +117,7 @@ def build_sibling(
     a base that `build_base` made knows the answers, another one only where the prompt says them.
 
     Args:
-        folder: appears only when complete.
+        folder: appears only when complete; `sibling.json` in it says what it was made of.
         base: any dense model, a folder or hub id.
         form: key of `microworld.FORMATS`.
         seed: of data order.
@@ -145,6 +147,8 @@ def build_sibling(
         )
         model.to(dtype).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        record = {"form": form, "seed": seed, "tokens": tokens, "learning_rate": learning_rate}
+        write_json(partial / SIBLING_RECORD, {"base_hash": content_hash(source), **record})
 
 
 def _shape(family: str, hidden_size: int) -> dict[str, Any]:

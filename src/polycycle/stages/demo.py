@@ -1,14 +1,16 @@
 """What the demo starts from: texts, a base, and a recipe, side by side in one folder."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from polycycle.checkpoint import content_hash, open_checkpoint
 from polycycle.errors import ConfigError
 from polycycle.files import write_text
 from polycycle.microworld import GROUP_1, LANGUAGES, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
-from polycycle.stages.base import build_base, build_sibling, copy_base
+from polycycle.stages.base import SIBLING_RECORD, build_base, build_sibling, copy_base
 
 SIBLING = "brackets"
 """The instruction format of the sibling that the demo grafts."""
@@ -96,11 +98,30 @@ def write_base(folder: Path, family: str, *, tell: Callable[[str], None]) -> Non
 def write_siblings(
     folder: Path, base: Path, forms: Sequence[str], *, seed: int, tell: Callable[[str], None]
 ) -> None:
-    """Post-train a base on each instruction format, to a folder of that name; once."""
+    """Post-train a base on each instruction format, to a folder of that name; once.
+
+    Raises:
+        ConfigError: a sibling that is there was made of another base than the one that is there.
+    """
     for form in forms:
-        if not (folder / form).is_dir():
-            tell(
-                f"post-training a sibling of the base to {folder / form}: it learns to answer "
-                "instructions, in original languages only"
-            )
-            build_sibling(folder / form, base, form=form, seed=seed)
+        if (folder / form).is_dir():
+            _check_sibling(folder / form, base)
+            continue
+        tell(
+            f"post-training a sibling of the base to {folder / form}: it learns to answer "
+            "instructions, in original languages only"
+        )
+        build_sibling(folder / form, base, form=form, seed=seed)
+
+
+def _check_sibling(sibling: Path, base: Path) -> None:
+    """A base may have been trained anew in its place; one without a record is taken on trust."""
+    record = sibling / SIBLING_RECORD
+    if not record.is_file():
+        return
+    made_of = json.loads(record.read_text(encoding="utf-8"))["base_hash"]
+    if made_of != content_hash(open_checkpoint(base)):
+        raise ConfigError(
+            f"{sibling} is a sibling of another base than the one in {base}, which must have "
+            f"changed since. Remove {sibling}, and the same command makes it anew"
+        )
