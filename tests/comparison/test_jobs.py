@@ -8,6 +8,7 @@ import pytest
 
 from polycycle.comparison import plan_cells, running
 from polycycle.config import load_study
+from polycycle.errors import ConfigError
 from tests.config.test_study import study
 
 CELLS = {
@@ -78,18 +79,82 @@ def test_at_most_so_many_run_at_once(asked, monkeypatch):
     assert most == 1
 
 
-def test_an_error_of_our_own_stops_what_has_not_begun(asked, monkeypatch):
-    begun = []
+def test_cells_wait_for_no_training_that_is_done(asked, monkeypatch):
+    (few, *_) = plan_cells(asked)
+    few.folder.mkdir(parents=True)
+    few.recipe_file.write_text(few.text, encoding="utf-8")
+    few.result_file.write_text("{}", encoding="utf-8")
+    together = threading.Barrier(2)
+
+    def fake(cell, threads):
+        if cell.name in ALIKE:
+            together.wait(timeout=20)  # passes only if the two that are left run at once
+        return 0
+
+    monkeypatch.setattr(running, "_run", fake)
+    told = run(asked, jobs=2)
+    assert told[0].endswith("5 cells, 1 need no run")
+    assert sum("done in" in line for line in told) == 4
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+def test_what_stops_one_begins_no_other_and_is_said_at_once(asked, monkeypatch, error):
+    begun, ended, said = [], threading.Event(), threading.Event()
 
     def fake(cell, threads):
         begun.append(cell.name)
-        raise OSError("no space left on device")
+        if len(begun) == 1:
+            ended.wait(timeout=20)
+            return 0
+        raise error
+
+    def tell(line):
+        if line.startswith("stopping ("):
+            said.set()
+            ended.set()  # only now may the cell that runs end
 
     monkeypatch.setattr(running, "_run", fake)
-    with pytest.raises(OSError, match="no space"):
-        run(asked, jobs=2)
-    assert len(begun) < len(CELLS)
-    assert not set(ALIKE[1:]) & set(begun)
+    with pytest.raises(type(error)):
+        running.run_cells(asked, plan_cells(asked), tell=tell, jobs=2)
+    assert said.is_set()
+    assert len(begun) == 2  # of three trainings, and five cells
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_an_interrupted_cell_has_not_failed(asked, monkeypatch, jobs):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=130))
+    told = run(asked, jobs)
+    assert sum("interrupted" in line for line in told) == len(CELLS)
+    assert not any("FAILED" in line for line in told)
+    assert not any(cell.has_failed for cell in plan_cells(asked))
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_cell_whose_texts_cannot_be_written_fails_alone(asked, monkeypatch, jobs):
+    def write_demo(home, *, tell, siblings, **given):
+        if not calls:
+            calls.append(home)
+            raise ConfigError("brackets is a sibling of another base")
+
+    calls = []
+    monkeypatch.setattr(running, "write_demo", write_demo)
+    monkeypatch.setattr(running, "_run", lambda cell, threads: 0)
+    told = run(asked, jobs)
+    assert sum("FAILED before it began: brackets is" in line for line in told) == 1
+    assert sum("done in" in line for line in told) == len(CELLS) - 1
+    failed = [cell for cell in plan_cells(asked) if cell.has_failed]
+    assert [cell.name for cell in failed] == ["few"]
+    assert failed[0].last_words() == "ConfigError: brackets is a sibling of another base"
+
+
+def test_fewer_cells_than_jobs_share_all_processors(asked, monkeypatch):
+    found = []
+    monkeypatch.setattr(running, "num_processors", lambda: 12)
+    monkeypatch.setattr(running, "_run", lambda cell, threads: found.append(threads) or 0)
+    running.run_cells(asked, plan_cells(asked)[:2], tell=lambda line: None, jobs=12)
+    assert found == [6, 6]
+    running.run_cells(asked, plan_cells(asked)[:1], tell=lambda line: None, jobs=12)
+    assert found[2:] == [None]  # alone, so torch's own choice
 
 
 @pytest.mark.parametrize(

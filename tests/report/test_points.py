@@ -35,6 +35,7 @@ def test_a_moved_number_is_tied_to_its_point():
     far, near = draw((0, 0), (1, 1), (2, 5)), draw((0, 0), (1, 1), (1, 1), (2, 5))
     assert far.count('class="leader"') == 0
     assert near.count('class="leader"') == near.count('class="place"') == 2
-    ends = re.findall(r'class="place"|<line x1="([\d.]+)" y1="([\d.]+)"[^>]*class="leader"', near)
-    places = {end for end in ends if end[0]}
-    assert len(places) == 1  # both lines begin where both points are
+    begins = re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)"[^>]*class="leader"', near)
+    dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"[^>]*class="place"', near)
+    assert begins == dots
+    assert len(set(dots)) == 1  # both points lie there

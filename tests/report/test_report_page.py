@@ -220,6 +220,11 @@ def test_the_report_names_the_lowest_threshold_that_gives_no_expanded_text_away(
     assert "−0.75 is the lowest measured threshold" in found  # −0.76 would be below it
     assert "keep 100.0% of original texts, 0.25 keeps 95.4%" in found
     assert advice(points, -0.754) == ""  # it is set already
+    for exact, written in ((0.07, "0.07"), (0.0701, "0.08"), (0.14, "0.14")):
+        points[1] = points[1].model_copy(update={"threshold": exact})
+        assert f" {written} is the lowest" in advice(points, 0.25)
+    points[1] = points[1].model_copy(update={"threshold": 0.2497})
+    assert advice(points, 0.25) == ""  # the same, as it is written
 
 
 def test_a_packs_parts_are_weighed_against_the_base():

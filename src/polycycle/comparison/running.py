@@ -2,11 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from polycycle.config import DEMO, Recipe, Study, cell_recipe, read_settings
-from polycycle.errors import ConfigError, did_you_mean
+from polycycle.errors import ConfigError, PolycycleError, did_you_mean
 from polycycle.families import SUPPORTED
 from polycycle.files import write_text
 from polycycle.microworld import FORMATS
@@ -30,6 +30,8 @@ from polycycle.stages import (
 
 _SHARED = "demo"
 _TAIL_LINES = 3
+# Of a run that was asked to stop and did, and of one that a signal ended.
+_INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,47 +226,97 @@ def run_cells(
         waiting = [cell for cell in waiting if not cell.has_failed]
     tell(f"{study.name}: {len(cells)} cells, {len(cells) - len(waiting)} need no run")
     languages = _languages(study) if study.recipe == DEMO else None
-    numbers = {id(cell): number for number, cell in enumerate(waiting, start=1)}
-    one_at_a_time = threading.Lock()
-    threads = None if jobs == 1 else max(1, num_processors() // jobs)
+    jobs = max(1, min(jobs, len(waiting)))
+    tasks = [
+        _Task(
+            cell=cell,
+            title=f"{study.title_of(cell.name)}, seed {cell.seed}",
+            number=f"{number}/{len(waiting)}",
+            threads=None if jobs == 1 else max(1, num_processors() // jobs),
+        )
+        for number, cell in enumerate(waiting, start=1)
+    ]
 
-    def carry_out(cell: Cell) -> None:
-        if languages is not None:
-            with one_at_a_time:
-                _write_demo(study, cell, languages, tell)
-        title = f"{study.title_of(cell.name)}, seed {cell.seed}"
-        tell(f"[{numbers[id(cell)]}/{len(waiting)}] {title} …")
-        started = time.monotonic()
-        code = _run(cell, threads)
-        minutes = (time.monotonic() - started) / 60
-        which = "" if jobs == 1 else f"{title}: "
-        if code == 0:
-            tell(f"    {which}done in {minutes:.1f} min")
-        else:
-            tell(f"    {which}FAILED (exit code {code}): {cell.last_words()}\n    {cell.log_file}")
+    def is_ready(task: _Task) -> bool:
+        return languages is None or _write_demo(study, task, languages, tell)
 
     if jobs == 1:
-        for cell in waiting:
-            carry_out(cell)
+        for task in tasks:
+            if is_ready(task):
+                _carry_out(task, tell)
     else:
-        _at_once(waiting, carry_out, jobs)
+        led = {_first_training(cell) for cell in cells if cell.is_done}
+        _at_once([task for task in tasks if is_ready(task)], led, tell, jobs)
 
 
-def _at_once(cells: Sequence[Cell], carry_out: Callable[[Cell], None], jobs: int) -> None:
-    """So many at a time; of those that share their first training one before the others."""
-    alike: dict[str, list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault(_first_training(cell), []).append(cell)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """A cell to run.
+
+    Attributes:
+        cell: which.
+        title: of its variant and seed.
+        number: which one of how many.
+        threads: of the processor that it may use; None, where it runs alone, leaves that to torch.
+    """
+
+    cell: Cell
+    title: str
+    number: str
+    threads: int | None
+
+
+def _carry_out(task: _Task, tell: Callable[[str], None]) -> None:
+    tell(f"[{task.number}] {task.title} …")
+    started = time.monotonic()
+    code = _run(task.cell, task.threads)
+    minutes = (time.monotonic() - started) / 60
+    prefix = "    " if task.threads is None else f"    {task.title}: "  # lines of several mix
+    if code == 0:
+        tell(f"{prefix}done in {minutes:.1f} min")
+    elif code in _INTERRUPTED:
+        tell(f"{prefix}interrupted; the same command goes on")
+    else:
+        words = f"{task.cell.last_words()}\n    {task.cell.log_file}"
+        tell(f"{prefix}FAILED (exit code {code}): {words}")
+
+
+def _at_once(
+    tasks: Sequence[_Task], led: Container[str], tell: Callable[[str], None], jobs: int
+) -> None:
+    """So many at a time; of those that share their first training one before the others.
+
+    Args:
+        tasks: what to run.
+        led: first trainings that are done already.
+        tell: where lines go.
+        jobs: how many at a time.
+    """
+    alike: dict[str, list[_Task]] = {}
+    for task in tasks:
+        alike.setdefault(_first_training(task.cell), []).append(task)
     pool = ThreadPoolExecutor(jobs)
+    leaders: dict[Future[None], str] = {}
+    followers: set[Future[None]] = set()
     try:
-        running: dict[Future[None], str] = {
-            pool.submit(carry_out, first): key for key, (first, *_) in alike.items()
-        }
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                key = running.pop(future)
+        for key, (first, *others) in alike.items():
+            leaders[pool.submit(_carry_out, first, tell)] = key
+            if key in led:
+                followers |= {pool.submit(_carry_out, task, tell) for task in others}
+        while leaders or followers:
+            for future in wait([*leaders, *followers], return_when=FIRST_COMPLETED).done:
                 future.result()
-                running |= {pool.submit(carry_out, cell): "" for cell in alike.pop(key, [])[1:]}
+                if future in followers:
+                    followers.remove(future)
+                    continue
+                key = leaders.pop(future)
+                if key not in led:
+                    others = alike[key][1:]
+                    followers |= {pool.submit(_carry_out, task, tell) for task in others}
+    except BaseException as error:
+        why = str(error) or type(error).__name__
+        tell(f"stopping ({why}): no cell is begun any more; those that run are waited for")
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -276,6 +328,7 @@ def _first_training(cell: Cell) -> str:
     """
     recipe = cell.recipe.model_dump(mode="json")
     parts = {key: recipe[key] for key in ("base", "languages", "baseline", "post_pretrain", "seed")}
+    parts["data"] = {key: recipe["data"][key] for key in ("root", "train", "packing", "repeat")}
     parts["experts"] = {
         key: value
         for key, value in recipe["experts"].items()
@@ -286,22 +339,33 @@ def _first_training(cell: Cell) -> str:
 
 def _write_demo(
     study: Study,
-    cell: Cell,
+    task: _Task,
     languages: Mapping[str, tuple[str, ...]],
     tell: Callable[[str], None],
-) -> None:
-    """What a cell of a demo reads: texts, its base, and the siblings that it grafts."""
+) -> bool:
+    """Write what a cell of a demo reads: texts, its base, and the siblings that it grafts.
+
+    Returns:
+        Whether that went well; if not, the cell has failed, and why is told.
+    """
+    cell = task.cell
     home = _demo_home(study, cell.seed)
     base, siblings = _demo_places(study, cell.name, cell.seed)
     grafted = () if cell.recipe.graft is None else cell.recipe.graft.post
     forms = [Path(one.model).name for one in grafted if Path(one.model).parent == siblings]
     own = forms if siblings == home else ()
-    write_demo(home, seed=cell.seed, tell=tell, siblings=own, **languages)
-    if siblings == home:
-        return
-    if base.parent == study.output / _SHARED:
-        write_base(base, base.name, tell=tell)
-    write_siblings(siblings, base, forms, seed=cell.seed, tell=tell)
+    try:
+        write_demo(home, seed=cell.seed, tell=tell, siblings=own, **languages)
+        if siblings != home:
+            if base.parent == study.output / _SHARED:
+                write_base(base, base.name, tell=tell)
+            write_siblings(siblings, base, forms, seed=cell.seed, tell=tell)
+    except PolycycleError as error:
+        tell(f"[{task.number}] {task.title}: FAILED before it began: {error}")
+        write_text(cell.log_file, f"{type(error).__name__}: {error}\n")
+        write_text(cell.failure_file, "before it began\n")
+        return False
+    return True
 
 
 def _languages(study: Study) -> dict[str, tuple[str, ...]]:
@@ -331,6 +395,6 @@ def _run(cell: Cell, threads: int | None = None) -> int:
         code = subprocess.run(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
         ).returncode
-    if code != 0:
+    if code not in (0, *_INTERRUPTED):
         write_text(cell.failure_file, f"exit code {code}\n")
     return code

@@ -37,7 +37,7 @@ class Point:
 def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) -> Markup:
     """Draws the points; both axes cover what the points and their whiskers need.
 
-    Numbers that would cover each other stand beside their points, which are dots then.
+    Numbers that would cover each other are moved apart, each with a line to a dot at its point.
 
     Args:
         points: at least one.
@@ -60,8 +60,10 @@ def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) 
     places = [(x(point.x), y(point.y)) for point in points]
     box = (LEFT + _RADIUS, WIDTH - RIGHT - _RADIUS, TOP + 14 + _RADIUS, HEIGHT - _RADIUS)
     badges = spread(places, apart=2 * _RADIUS + 1, box=box)
-    parts += [_leader(place, badge) for place, badge in zip(places, badges, strict=True)]
+    moved = [pair for pair in zip(places, badges, strict=True) if math.dist(*pair) >= 1]
+    parts += [line(*place, *badge, class_="leader") for place, badge in moved]
     parts += [_mark(point, *badge) for point, badge in zip(points, badges, strict=True)]
+    parts += [element("circle", cx=x, cy=y, r=2.5, class_="place") for (x, y), _ in moved]
     return drawing(HEIGHT + 38, *parts, label=label)
 
 
@@ -113,14 +115,6 @@ def spread(
         if is_free:
             break
     return [(x, y) for x, y in moved]
-
-
-def _leader(place: tuple[float, float], badge: tuple[float, float]) -> Markup:
-    """From a point to its number, where that had to move."""
-    if math.dist(place, badge) < 1:
-        return Markup("")
-    dot = element("circle", cx=place[0], cy=place[1], r=2.5, class_="place")
-    return line(*place, *badge, class_="leader") + dot
 
 
 def _mark(point: Point, x: float, y: float) -> Markup:

@@ -101,10 +101,10 @@ def threshold_advice(result: RunResult) -> str:
     if not (safe and expanded and kept):
         return ""
     best = min(safe, key=lambda point: point.threshold)
-    if best.threshold == trade.threshold:
+    rounded_up = math.ceil(round(100 * best.threshold, 6)) / 100
+    if rounded_up == round(trade.threshold, 2):
         return ""
     then, now = (average(p.text_rate[tag] for tag in kept) for p in (best, trade.set_point))
-    rounded_up = math.ceil(100 * best.threshold) / 100
     return (
         f"On this text {decimal(rounded_up)} is the lowest measured threshold at which no text "
         f"of an expanded language is judged original; it would keep {percent(then)} of original "

@@ -13,6 +13,19 @@ from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
 ClassifierForm = Literal["token", "sequence"]
 
 
+def wide_product(hidden_BSD: Tensor, weight_D: Tensor) -> Tensor:
+    """h·w for each token [B, S] in float32 (float64 stays), under autocast, too.
+
+    So prefill and decoding round alike, whatever their shapes.
+    """
+    wide = torch.float64 if hidden_BSD.dtype == torch.float64 else torch.float32
+    device = hidden_BSD.device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return hidden_BSD.to(wide) @ weight_D.to(wide)
+    with torch.autocast(device, enabled=False):
+        return hidden_BSD.to(wide) @ weight_D.to(wide)
+
+
 class LanguageClassifier(nn.Module):
     """One vector w; the text is judged original where w·x is above the threshold.
 
@@ -39,11 +52,7 @@ class LanguageClassifier(nn.Module):
 
     def forward(self, hidden_BSD: Tensor) -> Tensor:
         """Scores [N], float32 (float64 stays): the higher, the more original."""
-        # Wide, so that prefill and decoding round alike whatever the shapes; autocast would make a
-        # bfloat16 product of it.
-        wide = torch.float64 if hidden_BSD.dtype == torch.float64 else torch.float32
-        with torch.autocast(hidden_BSD.device.type, enabled=False):
-            scores_BS = hidden_BSD.to(wide) @ self.weight.to(wide)
+        scores_BS = wide_product(hidden_BSD, self.weight)
         if self.form == "sequence":
             scores_BS = scores_BS.sum(-1, keepdim=True).expand_as(scores_BS)
         return scores_BS.reshape(-1)

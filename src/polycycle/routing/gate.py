@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polycycle.errors import ConfigError
+from polycycle.routing.classifier import wide_product
 
 
 class RetentionGate(nn.Module):
@@ -36,10 +37,7 @@ class RetentionGate(nn.Module):
 
     def forward(self, hidden_BSD: Tensor) -> Tensor:
         """Scores [B, S], float32 (float64 stays): the higher, the more original."""
-        wide = torch.float64 if hidden_BSD.dtype == torch.float64 else torch.float32
-        # Autocast would make a bfloat16 product of it.
-        with torch.autocast(hidden_BSD.device.type, enabled=False):
-            return hidden_BSD.to(wide) @ self.weight.to(wide)
+        return wide_product(hidden_BSD, self.weight)
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold}, patience={self.patience}"

@@ -37,7 +37,7 @@ from polycycle.microworld import (
     train_tokenizer,
     write_microworld,
 )
-from polycycle.training import show_progress
+from polycycle.training import show_progress, use_one_gpu
 
 TOKENS = 2_400_000
 # What a base has seen of languages that it does not speak.
@@ -222,6 +222,7 @@ def _fit(
             dataloader_pin_memory=False,
             seed=seed,
         )
+    use_one_gpu(arguments)
     trainer = Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=_collate)
     show_progress(trainer, label)
     trainer.train()

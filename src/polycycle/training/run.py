@@ -256,11 +256,18 @@ def _arguments(
             optim="adamw_torch",
             log_level="error",
         )
-    # One process, one GPU. Where it sees several, the Trainer would spread each batch over threads
-    # (nn.DataParallel), in which no routing is recorded, and multiply the batch size.
+    use_one_gpu(args)
+    return args
+
+
+def use_one_gpu(args: TrainingArguments) -> None:
+    """One process, one GPU, however many it sees.
+
+    The Trainer would spread each batch over threads (nn.DataParallel), in which no routing is
+    recorded, and multiply the batch size.
+    """
     _ = args.device  # finds out how many there are
     args._n_gpu = min(args.n_gpu, 1)
-    return args
 
 
 def _tenth(total_steps: int, log_every_steps: int) -> int:

@@ -42,7 +42,7 @@ class TrainSettings:
     balance_coef: float = 0.0
     balance_scope: BalanceScope = "global"
     prior_coef: float = 0.0
-    prior_form: PriorForm = "paper"
+    prior_form: PriorForm = "group"
     router_z_coef: float = 0.0
     classifier_coef: float = 0.0
     assignment_coef: float = 0.0
