@@ -64,6 +64,11 @@ def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) 
     parts += [line(*place, *badge, class_="leader") for place, badge in moved]
     parts += [_mark(point, *badge) for point, badge in zip(points, badges, strict=True)]
     parts += [element("circle", cx=x, cy=y, r=2.5, class_="place") for (x, y), _ in moved]
+    numbers = (
+        text(x, y + 3.5, str(point.number), anchor="middle")
+        for point, (x, y) in zip(points, badges, strict=True)
+    )
+    parts.append(element("g", *numbers, class_="point"))
     return drawing(HEIGHT + 38, *parts, label=label)
 
 
@@ -122,6 +127,5 @@ def _mark(point: Point, x: float, y: float) -> Markup:
         "g",
         element("title", f"{point.title}: {tick_label(point.x)}, {tick_label(point.y)}"),
         element("circle", cx=x, cy=y, r=_RADIUS, class_="reference" if point.is_reference else ""),
-        text(x, y + 3.5, str(point.number), anchor="middle"),
         class_="point",
     )
