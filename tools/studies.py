@@ -40,7 +40,8 @@ rect { fill: #ffffff; stroke: #d0d7de }
 text { font: 12.5px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
 text { fill: #17191d } .tick { fill: #5d6470; font-size: 11.5px }
 .grid { stroke: #e2e5ea } .whisker { stroke: #c44e00; opacity: .55 } .leader { stroke: #5d6470 }
-circle { fill: #c44e00 } circle.reference { fill: #17191d } circle.place { fill: #5d6470; stroke: #ffffff }
+circle { fill: #c44e00 } circle.reference { fill: #17191d }
+circle.place { fill: #5d6470; stroke: #ffffff }
 .point text { fill: #ffffff; font-weight: 600 }
 """
 _MARGIN = 14
