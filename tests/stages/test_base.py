@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from polycycle.stages import (
 from polycycle.stages import base as building
 from polycycle.stages.base import _widths
 from polycycle.surgery import check_siblings
+from polycycle.training import use_one_gpu
 from tests.text import VOCAB_SIZE, make_tokenizer
 from tests.tiny import save_dense
 
@@ -79,6 +81,22 @@ def test_any_dense_model_gets_a_sibling_without_a_padding_token_too(tmp_path):
     assert other.info(name).dtype == "BF16"
     assert not torch.equal(one.read(name), other.read(name))
     assert AutoTokenizer.from_pretrained(other.folder).pad_token is None
+
+
+def test_one_process_trains_on_one_gpu_where_it_sees_several(tmp_path, monkeypatch):
+    seeing_four = SimpleNamespace(device="cuda:0", n_gpu=4, _n_gpu=4)
+    use_one_gpu(seeing_four)
+    assert seeing_four._n_gpu == 1
+    seeing_none = SimpleNamespace(device="cpu", n_gpu=0, _n_gpu=0)
+    use_one_gpu(seeing_none)
+    assert seeing_none._n_gpu == 0
+
+    asked = []
+    monkeypatch.setattr(building, "use_one_gpu", asked.append)
+    base = save_dense(tmp_path / "base", vocab_size=VOCAB_SIZE)
+    make_tokenizer().save_pretrained(base)
+    build_sibling(tmp_path / "post", base, form="brackets", tokens=1_000)
+    assert len(asked) == 1
 
 
 def test_a_sibling_of_another_base_than_the_one_that_is_there_is_not_taken(tmp_path, monkeypatch):
