@@ -296,23 +296,23 @@ def _at_once(
     for task in tasks:
         alike.setdefault(_first_training(task.cell), []).append(task)
     pool = ThreadPoolExecutor(jobs)
-    leaders: dict[Future[None], str] = {}
-    followers: set[Future[None]] = set()
+    afterwards: dict[Future[None], list[_Task]] = {}
+
+    def begin(task: _Task, then: Sequence[_Task] = ()) -> None:
+        afterwards[pool.submit(_carry_out, task, tell)] = list(then)
+
     try:
         for key, (first, *others) in alike.items():
-            leaders[pool.submit(_carry_out, first, tell)] = key
             if key in led:
-                followers |= {pool.submit(_carry_out, task, tell) for task in others}
-        while leaders or followers:
-            for future in wait([*leaders, *followers], return_when=FIRST_COMPLETED).done:
+                for task in (first, *others):
+                    begin(task)
+            else:
+                begin(first, then=others)
+        while afterwards:
+            for future in wait(afterwards, return_when=FIRST_COMPLETED).done:
                 future.result()
-                if future in followers:
-                    followers.remove(future)
-                    continue
-                key = leaders.pop(future)
-                if key not in led:
-                    others = alike[key][1:]
-                    followers |= {pool.submit(_carry_out, task, tell) for task in others}
+                for task in afterwards.pop(future):
+                    begin(task)
     except BaseException as error:
         why = str(error) or type(error).__name__
         tell(f"stopping ({why}): no cell is begun any more; those that run are waited for")
