@@ -144,6 +144,21 @@ def test_what_is_not_the_same_is_said(tmp_path, change, words):
     assert found.ground.differences[0] in comparison_page(found)
 
 
+def test_a_default_that_changed_since_a_run_is_said(tmp_path):
+    def older(result, cell):
+        recipe = cell.recipe.model_dump(mode="json") | {"name": "then", "output": "elsewhere"}
+        del recipe["seed"]  # as if that setting were new
+        if cell.name == "six":
+            recipe["review"] = {**recipe["review"], "prior_form": "paper"}
+        return result.model_copy(update={"recipe": recipe})
+
+    found = compare(*finished(tmp_path, older))
+    assert found.ground.differences == (
+        'review.prior_form was "paper" when 2 of 4 runs were made; its default is "group" now. '
+        "Delete a run's folder to make it anew.",
+    )
+
+
 def test_a_study_of_which_nothing_is_run_has_a_page(tmp_path):
     asked = asked_for(tmp_path)
     assert "Nothing has been run yet" in comparison_page(compare(asked, plan_cells(asked)))

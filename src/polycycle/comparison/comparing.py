@@ -132,8 +132,8 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
     )
     has = {key for row in rows for key in row.figures}
     spoken = dict.fromkeys(key for result in results.values() for key in language_keys(result))
-    own = {cell.name for cell in cells if cell.of is None}
-    ground = common_ground({at: one for at, one in results.items() if at[0] in own})
+    asked = {at: c.recipe for c in cells if c.of is None and (at := (c.name, c.seed)) in results}
+    ground = common_ground({at: results[at] for at in asked}, asked)
     return Comparison(
         study=study,
         measure=measure,

@@ -1,14 +1,20 @@
 """What was compared: what all runs of a study have in common, and what they have not."""
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from polycycle.config import Recipe
 from polycycle.report.wording import bytes_size, count, names, short_count
 from polycycle.results import RunResult, groups_of, tasks_of
 
 Results = Mapping[tuple[str, int], RunResult]
 _SAME_TOKENS = 0.02
+# Of each run alone: where it looks for stages that others made changes nothing in its numbers.
+_OWN = frozenset({"reuse"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,11 +32,14 @@ class CommonGround:
     is_one_task: bool = True
 
 
-def common_ground(results: Results) -> CommonGround:
+def common_ground(
+    results: Results, asked: Mapping[tuple[str, int], Recipe] | None = None
+) -> CommonGround:
     """What the runs say themselves of base, text and machine.
 
     Args:
         results: by variant and seed, each run once.
+        asked: what each of them would be told today, to find defaults that changed since.
     """
     if not results:
         return CommonGround()
@@ -55,7 +64,7 @@ def common_ground(results: Results) -> CommonGround:
     task = [_values_by_seed(results, _SHARED[what]) for what in ("base", "languages")]
     return CommonGround(
         facts=tuple(facts),
-        differences=tuple(_differences(results)),
+        differences=(*_differences(results), *_changed_defaults(results, asked or {})),
         is_one_task=all(_is_same(values) for values in task),
     )
 
@@ -74,6 +83,38 @@ def _differences(results: Results) -> Iterable[str]:
     machines = {(r.environment.processor, r.environment.gpu) for r in results.values()}
     if len(machines) > 1:
         yield "Not all runs were made on the same machine, so times do not compare."
+
+
+def _changed_defaults(results: Results, asked: Mapping[tuple[str, int], Recipe]) -> Iterable[str]:
+    """Settings that a study leaves to their defaults, of runs from when those were others.
+
+    A finished run is never made again by itself, and a setting that is new changes no old run.
+    """
+    found: Counter[tuple[str, str, str]] = Counter()
+    for at, recipe in asked.items():
+        then, now = (_leaves(one) for one in (results[at].recipe, recipe.model_dump(mode="json")))
+        chosen = _leaves(recipe.model_dump(mode="json", exclude_unset=True)).keys()
+        found.update(
+            (key, json.dumps(then[key]), json.dumps(now[key]))
+            for key in then.keys() & now.keys() - chosen - _OWN
+            if then[key] != now[key]
+        )
+    for (key, before, today), runs in sorted(found.items()):
+        yield (
+            f"{key} was {before} when {count(runs)} of {count(len(results))} runs were made; its "
+            f"default is {today} now. Delete a run's folder to make it anew."
+        )
+
+
+def _leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= _leaves(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
 
 
 def _tokens(result: RunResult) -> int:
