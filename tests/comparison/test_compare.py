@@ -115,9 +115,24 @@ def test_a_demos_texts_hold_the_languages_of_cells_that_are_run_later(tmp_path, 
     assert given["unseen"] == ("fr", "pt", "ar")
 
 
+def test_a_variant_that_shows_a_model_of_another_is_run_by_that_ones_run(world, monkeypatch):
+    ran = []
+    monkeypatch.setattr(running, "_run", lambda cell, threads: ran.append(cell.name) or 0)
+    cells = {"one": None, "base": {"of": "one", "model": "base"}, "two": {"experts.top_k": 1}}
+    study = {"name": "s", "recipe": "recipe.yaml", "output": str(world / "of"), "cells": cells}
+    (world / "of.yaml").write_text(json.dumps(study | {"seeds": [0]}))
+    done = call(world / "of.yaml", "--only", "base")
+    assert done.exit_code == 0, done.output
+    assert ran == ["one"]
+
+
 def test_wrong_options_say_what_there_is(world):
     study = {"name": "s", "recipe": "recipe.yaml", "output": "o", "cells": {"one": None}}
     (world / "s.yaml").write_text(json.dumps(study))
     assert "Did you mean 'one'" in call(world / "s.yaml", "--only", "ones").output
     assert "write numbers" in call(world / "s.yaml", "--seeds", "a").output
-    assert "the study has 0, 1, 2" in call(world / "s.yaml", "--seeds", "7").output
+    assert "--seeds 7: there are 0, 1, 2" in call(world / "s.yaml", "--seeds", "7").output
+    study["cells"]["two"] = {"seeds": [5, 3]}
+    (world / "s.yaml").write_text(json.dumps(study))
+    found = call(world / "s.yaml", "--only", "two", "--seeds", "0").output
+    assert "--seeds 0: there are 3, 5" in found

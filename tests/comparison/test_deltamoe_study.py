@@ -215,6 +215,11 @@ def test_a_demo_trains_the_base_of_another_family_once_and_siblings_of_it(tmp_pa
             {"a": None, "b": {"of": "a", "model": "x"}, "c": {"of": "b", "model": "x"}},
             "has no run either; name a",
         ),
+        (
+            {"a": {"of": "b", "model": "x"}, "b": {"of": "a", "model": "x"}, "c": None},
+            "b has no run either; name one that has: c$",
+        ),
+        ({"a": {"of": "a", "model": "x"}}, "a has no run either; name one that has: none$"),
     ],
 )
 def test_a_cell_that_shows_nothing_is_refused(tmp_path, cells, message):

@@ -129,6 +129,19 @@ def test_an_interrupted_cell_has_not_failed(asked, monkeypatch, jobs):
     assert not any(cell.has_failed for cell in plan_cells(asked))
 
 
+@pytest.mark.parametrize("code", [1, 130])
+def test_a_changed_cell_that_does_not_end_has_not_the_result_of_before(asked, monkeypatch, code):
+    cells = plan_cells(asked)
+    for cell in cells:
+        cell.folder.mkdir(parents=True)
+        cell.recipe_file.write_text("as it was before", encoding="utf-8")
+        cell.result_file.write_text("{}", encoding="utf-8")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=code))
+    run(asked, jobs=1)
+    assert not any(cell.is_done for cell in cells)
+    assert all(cell.has_failed == (code == 1) for cell in cells)
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_cell_whose_texts_cannot_be_written_fails_alone(asked, monkeypatch, jobs):
     def write_demo(home, *, tell, siblings, **given):

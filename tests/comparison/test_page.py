@@ -162,3 +162,53 @@ def test_a_default_that_changed_since_a_run_is_said(tmp_path):
 def test_a_study_of_which_nothing_is_run_has_a_page(tmp_path):
     asked = asked_for(tmp_path)
     assert "Nothing has been run yet" in comparison_page(compare(asked, plan_cells(asked)))
+
+
+def test_costs_are_those_of_the_run_and_drawn_where_they_differ(tmp_path):
+    def change(result, cell, larger=1.5):
+        factor = larger if cell.name == "six" else 1.0
+        costs = tuple(
+            one.model_copy(
+                update={
+                    "training_flops": factor * (number + 1),
+                    "peak_memory_bytes": 1000 - number,  # the first stage needs most
+                }
+            )
+            for number, one in enumerate(result.costs)
+        )
+        size = int(factor * result.final.parameters_total)
+        final = result.final.model_copy(update={"parameters_total": size})
+        return result.model_copy(update={"costs": costs, "models": (*result.models[:-1], final)})
+
+    found = compare(*finished(tmp_path, change))
+    figures = next(row for row in found.rows if row.cell == "two").figures
+    result = example_result(with_questions=False)
+    wanted = {
+        "parameters_total": result.final.parameters_total,
+        "parameters_active": result.final.parameters_active,
+        "parameters_trainable": max(cost.parameters_trainable for cost in result.costs),
+        "training_flops": sum(range(len(result.costs) + 1)),
+        "peak_memory_bytes": 1000,
+    }
+    assert {key: figures[key].mean for key in wanted} == wanted
+    page = comparison_page(found)
+    for title in ("Gain against training", "Gain against size"):
+        assert page.count(f'aria-label="{title}"') == 1
+        assert f"{title} is not drawn" not in page
+    (tmp_path / "alike").mkdir()
+    alike = finished(tmp_path / "alike", lambda result, cell: change(result, cell, larger=1.0))
+    page = comparison_page(compare(*alike))
+    assert 'aria-label="Gain against training"' not in page
+    assert "Gain against training is not drawn" in page
+
+
+def test_a_cell_that_failed_is_shown_with_what_it_said_last(tmp_path):
+    asked = asked_for(tmp_path, seeds=[0])
+    (_, cell, _) = cells = plan_cells(asked)
+    cell.folder.mkdir(parents=True)
+    cell.failure_file.write_text("exit code 1\n", "utf-8")
+    cell.log_file.write_text("step 7\nConfigError: <too many> tokens\n", "utf-8")
+    found = compare(asked, cells)
+    assert [one.status for one in found.outcomes] == ["failed", "failed", "not run"]
+    assert found.to_json()["cells"][1]["error"] == "step 7 ConfigError: <too many> tokens"
+    assert "ConfigError: &lt;too many&gt; tokens" in comparison_page(found)

@@ -142,6 +142,11 @@ def test_bases_of_the_same_name_have_siblings_of_their_own(tmp_path):
         ({"reference": "tow"}, "no cell 'tow'. Did you mean 'two'"),
         ({"seed": [1]}, "seed: unknown setting. Did you mean 'seeds'"),
         ({"seeds": []}, "seeds"),
+        (
+            {"cells": {"a": {"titel": "A", "settings": {}}}},
+            "cells.a.titel: unknown setting. Did you mean 'title'",
+        ),
+        ({"cells": {"a": {"title": "A", "seed": 1}}}, "cells.a.seed: unknown setting"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(tmp_path, changes, message):

@@ -84,13 +84,13 @@ def compare(
         wanted = {int(part) for part in seeds.split(",") if part.strip()}
     except ValueError as error:
         raise ConfigError(f"--seeds {seeds!r}: write numbers, such as 0 or 0,1") from error
-    chosen = [
-        cell
-        for cell in cells
-        if (not only or cell.name in only) and (not wanted or cell.seed in wanted)
-    ]
+    # A variant that shows a model of another's run needs that run.
+    asked = {one for name in only or study.cells for one in (name, study.run_of(name))}
+    named = [cell for cell in cells if cell.name in asked]
+    chosen = [cell for cell in named if not wanted or cell.seed in wanted]
     if not chosen:
-        raise ConfigError(f"--seeds {seeds}: the study has {', '.join(map(str, study.seeds))}")
+        there = ", ".join(map(str, sorted({cell.seed for cell in named})))
+        raise ConfigError(f"--seeds {seeds}: there are {there}")
     if not show_only:
         run_cells(study, chosen, tell=tell, retry_failed=retry_failed, jobs=jobs)
         if study.measure_speed:

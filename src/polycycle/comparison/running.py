@@ -385,6 +385,7 @@ def _run(cell: Cell, threads: int | None = None) -> int:
         threads: of the processor, at most; None leaves that to torch.
     """
     cell.failure_file.unlink(missing_ok=True)
+    cell.result_file.unlink(missing_ok=True)  # of another recipe: it must not pass for this one's
     write_text(cell.recipe_file, cell.text)
     command = [sys.executable, "-m", "polycycle", "run", str(cell.recipe_file)]
     command += ["--set", f"reuse={json.dumps([str(folder) for folder in cell.reuse])}"]

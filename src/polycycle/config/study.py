@@ -54,7 +54,7 @@ def _as_cell(value: Any) -> Any:
     """`{experts.num_experts: 3}` is short for `{settings: {experts.num_experts: 3}}`."""
     if value is None:
         return {}
-    if isinstance(value, dict) and not set(value) <= set(CellConfig.model_fields):
+    if isinstance(value, dict) and not set(value) & set(CellConfig.model_fields):
         return {"settings": value}
     return value
 
@@ -101,10 +101,10 @@ class Study(Section):
                 raise ValueError(
                     f"cells.{name}.of: no cell {cell.of!r}.{did_you_mean(cell.of, self.cells)}"
                 )
-            if self.cells[cell.of].of is not None:
-                raise ValueError(
-                    f"cells.{name}.of: {cell.of} has no run either; name {self.cells[cell.of].of}"
-                )
+            if (further := self.cells[cell.of].of) is not None:
+                own = [one for one, other in self.cells.items() if other.of is None]
+                better = further if further in own else f"one that has: {', '.join(own) or 'none'}"
+                raise ValueError(f"cells.{name}.of: {cell.of} has no run either; name {better}")
         if self.reference is not None and self.reference not in self.cells:
             raise ValueError(
                 f"reference: no cell {self.reference!r}.{did_you_mean(self.reference, self.cells)}"
