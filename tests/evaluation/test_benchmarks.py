@@ -89,6 +89,13 @@ def test_the_accuracy_is_the_share_of_choices_that_the_model_finds_likeliest(pla
     assert answers == []
 
 
+def test_solved_examples_stand_in_front_of_what_is_asked(place):
+    language_model = load_language_model(load(place / "moe"), make_tokenizer(), batch_size=4)
+    asked = [plan(place, "quiz", languages=("el",), shots=count).tasks[0] for count in (0, 1, 2)]
+    scores = [measure_task(language_model, task, limit=2, seed=0)[0] for task in asked]
+    assert len({score.prompts_hash for score in scores}) == 3
+
+
 @torch.no_grad()
 def likeliest(model, tokenizer, question):
     start = len(tokenizer(question.prompt)["input_ids"])
