@@ -18,6 +18,7 @@ from polycycle.comparison.wording import (
     MANY,
     answer_heading,
     costs,
+    numbered,
     quality,
     seeds_words,
     sentences,
@@ -79,15 +80,6 @@ def comparison_page(comparison: Comparison, *, is_linked: bool = True) -> str:
     )
 
 
-def _numbered(comparison: Comparison) -> list[tuple[str, Row]]:
-    """Rows with the numbers that plots show them by."""
-    reference = comparison.reference
-    return [
-        (f"{number} {row.title}" + (" (reference)" if row.cell == reference else ""), row)
-        for number, row in enumerate(comparison.rows, start=1)
-    ]
-
-
 def quality_table(comparison: Comparison) -> Table:
     """What every variant gained, kept and answered, numbered as in the plots."""
     rows = tuple(
@@ -98,7 +90,7 @@ def quality_table(comparison: Comparison) -> Table:
             " ".join(map(str, row.num_experts)) if row.num_experts else MISSING,
             seeds_words(row),
         )
-        for title, row in _numbered(comparison)
+        for title, row in numbered(comparison)
     )
     headings = [(HEADINGS[key], "") for key in QUALITIES]
     headings[0] = (HEADINGS["gain"], unit_of_gain(comparison.measure))
@@ -141,7 +133,7 @@ def _by_language(comparison: Comparison) -> Table | None:
             title=task,
             rows=tuple(
                 (title, *(_answers_in(comparison, row, task, tag) for tag in languages))
-                for title, row in _numbered(comparison)
+                for title, row in numbered(comparison)
             ),
         )
         for task in dict.fromkeys(column.task for column in columns)
@@ -160,7 +152,7 @@ def _answers_in(comparison: Comparison, row: Row, task: str, language: str) -> s
 
 
 def _costs(comparison: Comparison) -> Table:
-    rows = tuple((title, *costs(row)) for title, row in _numbered(comparison))
+    rows = tuple((title, *costs(row)) for title, row in numbered(comparison))
     return Table(
         headings=(("Variant", ""), *COST_HEADINGS), sections=(Section(title="", rows=rows),)
     )
@@ -171,7 +163,7 @@ def _speeds(comparison: Comparison) -> Table | None:
     if not comparison.speeds:
         return None
     speed = comparison.speeds[0]
-    rows = tuple((title, *speeds(row, speed)) for title, row in _numbered(comparison))
+    rows = tuple((title, *speeds(row, speed)) for title, row in numbered(comparison))
     return Table(
         headings=(("Variant", ""), *speed_headings(speed)),
         sections=(Section(title="", rows=rows),),

@@ -1,17 +1,21 @@
 """A comparison as a table for the terminal."""
 
+from collections.abc import Iterable
+
 from rich.box import SIMPLE_HEAVY
 from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
 from polycycle.comparison.comparing import QUALITIES, Comparison, Row
+from polycycle.comparison.figures import AnswerColumn
 from polycycle.comparison.wording import (
+    ANSWER_KINDS,
     COST_HEADINGS,
     HEADINGS,
     LEGEND,
-    answer_heading,
     costs,
+    numbered,
     quality,
     seeds_words,
     sentences,
@@ -23,9 +27,9 @@ from polycycle.comparison.wording import (
 def comparison_table(comparison: Comparison) -> Stack:
     """Variants against gain and what was kept, and how many seeds say so; answers; costs."""
     table = _table(comparison.study.name, [HEADINGS[key] for key in QUALITIES], "Seeds")
-    for row in comparison.rows:
+    for title, row in numbered(comparison):
         cells = [quality(row, key, comparison.measure) for key in QUALITIES]
-        table.add_row(Text(row.title), *cells, seeds_words(row), style=_style(comparison, row))
+        table.add_row(Text(title), *cells, seeds_words(row), style=_style(comparison, row))
     failed = [one for one in comparison.outcomes if one.status == "failed"]
     told = [Text(f"{one.cell}, seed {one.seed} failed: {one.error}", "red") for one in failed]
     return Stack(
@@ -40,14 +44,17 @@ def comparison_table(comparison: Comparison) -> Stack:
 
 
 def _answers(comparison: Comparison) -> list[Table]:
-    """One table for each generation task."""
+    """One table for right answers and one for those in form, of each generation task."""
+    by_table: dict[str, list[AnswerColumn]] = {}
+    for column in comparison.answers:
+        title = f"{column.task}: {ANSWER_KINDS[column.what].lower()}"
+        by_table.setdefault(title, []).append(column)
     tables = []
-    for task in dict.fromkeys(column.task for column in comparison.answers):
-        columns = [column for column in comparison.answers if column.task == task]
-        table = _table(task, [answer_heading(column) for column in columns])
-        for row in comparison.rows:
+    for title, columns in by_table.items():
+        table = _table(title, [column.group for column in columns])
+        for name, row in numbered(comparison):
             cells = [quality(row, column.key, comparison.measure) for column in columns]
-            table.add_row(Text(row.title), *cells, style=_style(comparison, row))
+            table.add_row(Text(name), *cells, style=_style(comparison, row))
         tables.append(table)
     return tables
 
@@ -56,27 +63,33 @@ def _costs(comparison: Comparison) -> list[Table]:
     """What variants took to train, and how fast they are, where that was measured."""
     if not any(row.figures for row in comparison.rows):
         return []
-    table = _table("cost", [f"{name}, {unit}" for name, unit in COST_HEADINGS])
-    tables = [table]
-    for row in comparison.rows:
-        table.add_row(Text(row.title), *costs(row), style=_style(comparison, row))
+    tables = []
+    for title, first, last in (("size", 0, 3), ("training", 3, len(COST_HEADINGS))):
+        table = _table(title, _on_two_lines(COST_HEADINGS[first:last]))
+        for name, row in numbered(comparison):
+            table.add_row(Text(name), *costs(row)[first:last], style=_style(comparison, row))
+        tables.append(table)
     if comparison.speeds:
         speed = comparison.speeds[0]
-        headings = [f"{name}, {unit}".removeprefix(", ") for name, unit in speed_headings(speed)]
-        table = _table("speed", headings)
-        for row in comparison.rows:
-            table.add_row(Text(row.title), *speeds(row, speed), style=_style(comparison, row))
+        table = _table("speed", _on_two_lines(speed_headings(speed)))
+        for name, row in numbered(comparison):
+            table.add_row(Text(name), *speeds(row, speed), style=_style(comparison, row))
         tables.append(table)
     return tables
 
 
-def _table(title: str, numbers: list[str], *others: str) -> Table:
+def _on_two_lines(headings: Iterable[tuple[str, str]]) -> list[str]:
+    """With their units below, so that 80 columns leave room for what variants are called."""
+    return [f"{name}\n{unit}" for name, unit in headings]
+
+
+def _table(title: str, numbers: Iterable[str], *others: str) -> Table:
     table = Table(title=Text(title), title_style="bold", box=SIMPLE_HEAVY)
+    table.padding = (0, 1, 0, 0)
+    table.pad_edge = False
     table.add_column("")
-    for heading in numbers:
-        table.add_column(Text(heading), justify="right")
-    for heading in others:
-        table.add_column(heading, justify="right")
+    for heading in (*numbers, *others):
+        table.add_column(Text(heading, justify="right"), justify="right", no_wrap=True)
     return table
 
 

@@ -10,6 +10,7 @@ from polycycle.results import Measure, ModelSpeed
 
 SPEED_ENDINGS = ("_tokens_per_second", "_of_base")
 HEADINGS = {"gain": "Gained", "kept": "Kept", "kept_unseen": "Kept, unseen"}
+ANSWER_KINDS = {"exact_match": "Exact", "in_form": "In form"}
 _BASE = "base"
 _VERDICTS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "within noise": "≈"}
 LEGEND = (
@@ -30,10 +31,18 @@ COST_HEADINGS = (
 )
 
 
+def numbered(comparison: Comparison) -> list[tuple[str, Row]]:
+    """Rows with the numbers that plots show them by."""
+    reference = comparison.reference
+    return [
+        (f"{number} {row.title}" + (" (reference)" if row.cell == reference else ""), row)
+        for number, row in enumerate(comparison.rows, start=1)
+    ]
+
+
 def answer_heading(column: AnswerColumn) -> str:
     """`Exact, expanded`, or `In form, original`."""
-    kind = "Exact" if column.what == "exact_match" else "In form"
-    return f"{kind}, {column.group.lower()}"
+    return f"{ANSWER_KINDS[column.what]}, {column.group.lower()}"
 
 
 def unit_of_gain(measure: Measure) -> str:
