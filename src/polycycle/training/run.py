@@ -215,9 +215,14 @@ def _arguments(
     output_dir: Path, settings: TrainSettings, num_sequences: int, *, is_sharded: bool
 ) -> TrainingArguments:
     ranks = num_ranks()
+    if settings.batch_size % ranks:
+        raise TrainingError(
+            f"batch_size={settings.batch_size} is not a multiple of the {ranks} processes; choose "
+            f"one that is, such as {ranks * max(1, settings.batch_size // ranks)}"
+        )
     share = settings.batch_size // ranks
     micro = settings.micro_batch_size or share
-    if settings.batch_size % (micro * ranks):
+    if share % micro:
         raise TrainingError(
             f"batch_size={settings.batch_size} is not a multiple of micro_batch_size={micro} × "
             f"{ranks} processes; choose a micro_batch_size that divides {share}"
