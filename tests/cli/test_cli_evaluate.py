@@ -87,6 +87,33 @@ def test_a_recipe_says_what_to_measure(place, tmp_path):
     assert json.loads(done.stdout)["scores"]["scores"]["el"]["questions"] == 6
 
 
+def test_the_revision_of_a_recipe_is_its_bases_alone(place, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(place / "dense")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    recipe = {
+        "base": "owner/base",
+        "base_revision": "v1",
+        "output": str(tmp_path / "run"),
+        "languages": {"original": ["en"], "expanded": ["el"]},
+        "data": {
+            "root": str(place),
+            "train": "none/{language}.jsonl",
+            "valid": "text/{language}.jsonl",
+        },
+        "post_pretrain": {"tokens": 100},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    for model in ("owner/base", "owner/other"):
+        done = call("evaluate", model, "--recipe", tmp_path / "recipe.yaml")
+        assert done.exit_code == 0, done.output
+    assert set(asked) == {("owner/base", "v1"), ("owner/other", None)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -113,8 +113,13 @@ def evaluate_recipe_model(
         questions=load_questions(recipe),
         tasks=load_tasks(recipe),
         chats=recipe.data.chats,
-        revision=recipe.base_revision,
+        revision=revision_of(recipe, model_path),
     )
+
+
+def revision_of(recipe: Recipe, model_path: str | Path) -> str | None:
+    """The revision of a recipe's model: `base_revision` is the base's alone."""
+    return recipe.base_revision if str(model_path) == recipe.base else None
 
 
 def load_model(checkpoint: Checkpoint) -> Any:
