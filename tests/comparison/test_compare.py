@@ -116,8 +116,11 @@ def test_a_demos_texts_hold_the_languages_of_cells_that_are_run_later(tmp_path, 
 
 
 def test_wrong_options_say_what_there_is(world):
-    study = {"name": "s", "recipe": "recipe.yaml", "output": "o", "cells": {"one": None}}
+    cells = {"one": None, "two": {"seeds": [7]}}
+    study = {"name": "s", "recipe": "recipe.yaml", "output": "o", "cells": cells}
     (world / "s.yaml").write_text(json.dumps(study))
     assert "Did you mean 'one'" in call(world / "s.yaml", "--only", "ones").output
     assert "write numbers" in call(world / "s.yaml", "--seeds", "a").output
-    assert "the study has 0, 1, 2" in call(world / "s.yaml", "--seeds", "7").output
+    assert "there are 0, 1, 2, 7" in call(world / "s.yaml", "--seeds", "8").output
+    wrong = call(world / "s.yaml", "--seeds", "0", "--only", "two")
+    assert "--seeds 0: there are 7" in wrong.output

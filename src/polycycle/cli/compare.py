@@ -90,7 +90,8 @@ def compare(
         if (not only or cell.name in only) and (not wanted or cell.seed in wanted)
     ]
     if not chosen:
-        raise ConfigError(f"--seeds {seeds}: the study has {', '.join(map(str, study.seeds))}")
+        there = sorted({cell.seed for cell in cells if not only or cell.name in only})
+        raise ConfigError(f"--seeds {seeds}: there are {', '.join(map(str, there))}")
     if not show_only:
         run_cells(study, chosen, tell=tell, retry_failed=retry_failed, jobs=jobs)
         if study.measure_speed:
