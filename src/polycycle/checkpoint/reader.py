@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from polycycle.errors import CheckpointError
+from polycycle.errors import CheckpointError, ConfigError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -115,6 +115,16 @@ def open_checkpoint(path_or_id: str | Path, *, revision: str | None = None) -> C
     folder = _find_folder(path_or_id, revision)
     name = str(path_or_id)
     return Checkpoint(folder, name, _read_config(folder, name), _read_tensors(folder, name))
+
+
+def refuse_own_folder(out: Path, *read: Checkpoint) -> None:
+    """Refuse to write over a model that is being read.
+
+    Raises:
+        ConfigError: naming the folder.
+    """
+    if any(one.folder.resolve() == out.resolve() for one in read):
+        raise ConfigError(f"{out} is one of the models read; write to another folder")
 
 
 def _find_folder(path_or_id: str | Path, revision: str | None) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from polycycle.checkpoint import TensorJob, open_checkpoint, write_tensors
+from polycycle.checkpoint import TensorJob, open_checkpoint, refuse_own_folder, write_tensors
 from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
 from polycycle.export.choosing import AUTO, choose_target
@@ -138,8 +138,7 @@ def execute_export(
     Raises:
         ExportError: it does not compute what the model computes.
     """
-    if plan.source.checkpoint.folder.resolve() == out.resolve():
-        raise ExportError(f"{out} is the model itself; write to another folder")
+    refuse_own_folder(out, plan.source.checkpoint)
     unverified = out.parent / f"{out.name}.unverified"
     with folder_when_whole(unverified) as folder:
         fill_export(plan, folder, engine=engine, progress=progress)

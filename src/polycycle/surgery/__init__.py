@@ -10,7 +10,7 @@ from polycycle.surgery.deltas import (
     wider,
 )
 from polycycle.surgery.freezing import TrainingStage, Trains, freeze_for
-from polycycle.surgery.graft_checks import GraftTarget, refuse_own_folder
+from polycycle.surgery.graft_checks import GraftTarget
 from polycycle.surgery.graft_config import copy_side_files, grafted_config
 from polycycle.surgery.grafting import GraftPlan, execute_graft, fill_grafted, graft, plan_graft
 from polycycle.surgery.growing import GrowthPlan, execute_growth, fill_grown, grow, plan_growth
@@ -69,7 +69,6 @@ __all__ = [
     "plan_graft",
     "plan_growth",
     "plan_upcycle",
-    "refuse_own_folder",
     "row_blocks",
     "save_delta",
     "sum_deltas",

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polycycle.checkpoint import DTYPES, Checkpoint, TensorJob, write_tensors
+from polycycle.checkpoint import (
+    DTYPES,
+    Checkpoint,
+    TensorJob,
+    refuse_own_folder,
+    write_tensors,
+)
 from polycycle.errors import GraftError
 from polycycle.files import folder_when_whole, write_json
 from polycycle.surgery.deltas import (
@@ -21,7 +27,6 @@ from polycycle.surgery.deltas import (
     row_blocks,
     wider,
 )
-from polycycle.surgery.graft_checks import refuse_own_folder
 
 NORMS = "norms.json"
 _SHORT = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 from polycycle.checkpoint import Checkpoint
@@ -93,13 +92,3 @@ def why_no_reference(model: Checkpoint, deltas: Sequence[Delta], on: GraftTarget
     if deltas[0].base_hash != model.config.get("base_hash"):
         return "the delta does not start from the dense model that it was added to"
     return None
-
-
-def refuse_own_folder(out: Path, *inputs: Checkpoint) -> None:
-    """Refuse to write over what is being read.
-
-    Raises:
-        GraftError: naming the folder.
-    """
-    if any(one.folder.resolve() == out.resolve() for one in inputs):
-        raise GraftError(f"{out} is one of the models read; write to another folder")

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from polycycle.allocation import Assignment
-from polycycle.checkpoint import Checkpoint, TensorJob, copy_job, open_checkpoint, write_tensors
+from polycycle.checkpoint import (
+    Checkpoint,
+    TensorJob,
+    copy_job,
+    open_checkpoint,
+    refuse_own_folder,
+    write_tensors,
+)
 from polycycle.errors import UpcycleError
 from polycycle.families import family_of_upcycled
 from polycycle.files import folder_when_whole, write_json
@@ -164,8 +171,7 @@ def execute_growth(
     plan: GrowthPlan, out: Path, *, progress: Callable[[TensorJob], None] | None = None
 ) -> None:
     """Carry out a plan: weights, config and side files appear together in `out`."""
-    if plan.source.folder.resolve() == out.resolve():
-        raise UpcycleError(f"{out} is the model itself; write to another folder")
+    refuse_own_folder(out, plan.source)
     with folder_when_whole(out) as folder:
         fill_grown(plan, folder, progress=progress)
 

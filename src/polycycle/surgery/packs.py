@@ -9,7 +9,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from polycycle.checkpoint import Checkpoint, content_hash, copy_job, open_checkpoint, write_tensors
+from polycycle.checkpoint import (
+    Checkpoint,
+    content_hash,
+    copy_job,
+    open_checkpoint,
+    refuse_own_folder,
+    write_tensors,
+)
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.families import is_upcycled
 from polycycle.files import folder_when_whole, write_json
@@ -34,6 +41,7 @@ def pack(model: str | Path, out: Path) -> int:
     Raises:
         UpcycleError: the model is not upcycled, or does not know its base, or a graft left it
             without one.
+        ConfigError: `out` is the model itself.
     """
     source = open_checkpoint(model)
     reason = why_no_dense_reference(source.config)
@@ -48,6 +56,7 @@ def pack(model: str | Path, out: Path) -> int:
             f"{source.name}: only a model that polycycle upcycled from a known base has a pack; "
             f"its model_type is {source.config.get('model_type')!r}"
         )
+    refuse_own_folder(out, source)
     added = [name for name in source.tensors if _ADDED.search(name)]
     with folder_when_whole(out) as folder:
         write_tensors(folder, [copy_job(source, name) for name in sorted(added)])
@@ -85,6 +94,7 @@ def unpack(
     Raises:
         CheckpointError: this is no pack, or the base is not the one it was made from.
         UpcycleError: the pack has fewer groups.
+        ConfigError: `out` is the base or the pack itself.
     """
     packed = open_checkpoint(pack_folder)
     if packed.config.get("model_type") != _PACK_TYPE:
@@ -92,6 +102,7 @@ def unpack(
     if revision is None and str(base) == packed.config.get("base_model"):
         revision = packed.config.get("base_revision")
     dense = open_checkpoint(base, revision=revision)
+    refuse_own_folder(out, dense, packed)
     found, wanted = content_hash(dense), packed.config["base_hash"]
     if found != wanted:
         raise CheckpointError(

@@ -13,6 +13,7 @@ from polycycle.checkpoint import (
     content_hash,
     copy_job,
     open_checkpoint,
+    refuse_own_folder,
     write_tensors,
 )
 from polycycle.errors import GraftError
@@ -26,7 +27,6 @@ from polycycle.surgery.delta_sums import (
     wide_of,
 )
 from polycycle.surgery.deltas import Delta
-from polycycle.surgery.graft_checks import refuse_own_folder
 from polycycle.surgery.graft_config import with_dense_settings
 from polycycle.surgery.grafting import KEPT
 

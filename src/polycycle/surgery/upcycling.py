@@ -16,6 +16,7 @@ from polycycle.checkpoint import (
     combine_hashes,
     copy_job,
     open_checkpoint,
+    refuse_own_folder,
     write_tensors,
 )
 from polycycle.errors import UpcycleError
@@ -166,8 +167,7 @@ def execute_upcycle(
     plan: UpcyclePlan, out: Path, *, progress: Callable[[TensorJob], None] | None = None
 ) -> None:
     """Carry out a plan: weights, config and side files appear together in `out`."""
-    if plan.dense.folder.resolve() == out.resolve():
-        raise UpcycleError(f"{out} is the dense model itself; write to another folder")
+    refuse_own_folder(out, plan.dense)
     with folder_when_whole(out) as folder:
         fill_upcycled(plan, folder, progress=progress)
 
