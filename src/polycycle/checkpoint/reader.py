@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,11 @@ class Checkpoint:
             is_weights = file.suffix == ".safetensors" or file.name == _INDEX
             if file.is_file() and not is_weights and _is_side_file(file):
                 yield file
+
+    def copy_side_files(self, folder: Path) -> None:
+        """Put what travels with the weights into another folder."""
+        for file in self.side_files():
+            shutil.copyfile(file, folder / file.name)
 
     @property
     def revision(self) -> str | None:

@@ -1,6 +1,5 @@
 """Upcycled model in, stock checkpoint out, one tensor at a time, and proved."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +110,7 @@ def fill_export(
         return
     write_tensors(folder, plan.jobs, progress=progress)
     write_json(folder / "config.json", plan.config)
-    for file in plan.source.checkpoint.side_files():
-        shutil.copyfile(file, folder / file.name)
+    plan.source.checkpoint.copy_side_files(folder)
 
 
 def execute_export(

@@ -218,7 +218,7 @@ def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[
         return {}
     start = open_checkpoint(source)
     trained = with_second_head(_dense_tensors(model, method, done), model, start)
-    write_trained(start, trained, folder, trained)
+    write_trained(start, trained, folder)
     updated = done.parameters_trainable
     return write_record(name, done, folder, work, active=active, updated=updated)
 

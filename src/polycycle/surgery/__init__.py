@@ -20,7 +20,7 @@ from polycycle.surgery.inspecting import (
     count_trainable,
     inspect_checkpoint,
 )
-from polycycle.surgery.new_tensors import ExpertInit
+from polycycle.surgery.new_tensors import ExpertInit, seeded_generator
 from polycycle.surgery.packs import pack, tensor_bytes, unpack
 from polycycle.surgery.saving import write_trained
 from polycycle.surgery.siblings import VOCABULARY, check_siblings
@@ -71,6 +71,7 @@ __all__ = [
     "plan_upcycle",
     "row_blocks",
     "save_delta",
+    "seeded_generator",
     "sum_deltas",
     "tensor_bytes",
     "ungraft",

@@ -1,6 +1,5 @@
 """A delta saved once: its tensors, how large each is, and what it needs of its sibling."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,8 +129,7 @@ def save_delta(
             "notes": list(delta.notes),
         }
         write_json(folder / "config.json", {"model_type": DELTA_TYPE, "delta": record})
-        for file in post.side_files():
-            shutil.copyfile(file, folder / file.name)
+        post.copy_side_files(folder)
     return table
 
 

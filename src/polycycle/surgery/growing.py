@@ -1,6 +1,5 @@
 """A second group of languages on top of the first: experts appended, nothing else touched."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,8 +181,7 @@ def fill_grown(
     """Carry out a plan in a folder that is already there."""
     write_tensors(folder, plan.jobs, progress=progress)
     write_json(folder / "config.json", plan.config)
-    for file in plan.source.side_files():
-        shutil.copyfile(file, folder / file.name)
+    plan.source.copy_side_files(folder)
 
 
 def _check_copied(copied: list[int], counts: list[int]) -> None:

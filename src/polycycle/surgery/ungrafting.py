@@ -1,6 +1,5 @@
 """Taking grafted deltas away again: frozen tensors from the base, new experts by subtraction."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,8 +93,7 @@ def ungraft(
     with folder_when_whole(out) as folder:
         write_tensors(folder, jobs, progress=progress)
         write_json(folder / "config.json", config)
-        for file in base.side_files():
-            shutil.copyfile(file, folder / file.name)
+        base.copy_side_files(folder)
     return summary
 
 

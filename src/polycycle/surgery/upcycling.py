@@ -3,7 +3,6 @@
 Letters: E new experts of a layer, D hidden size, F intermediate size.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,8 +179,7 @@ def fill_upcycled(
     of_dense = {name: hashes[name] for name in plan.dense.tensors}
     base_hash = combine_hashes(of_dense, plan.dense.tensors)
     write_json(folder / "config.json", {**plan.config, "base_hash": base_hash})
-    for file in plan.dense.side_files():
-        shutil.copyfile(file, folder / file.name)
+    plan.dense.copy_side_files(folder)
 
 
 def _moe_config(
