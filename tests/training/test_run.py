@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from polycycle.data import collate
-from polycycle.errors import TrainingError
+from polycycle.errors import TrainingError, TrainingInterrupted
 from polycycle.modeling import record_routing
 from polycycle.training import (
     AlarmSettings,
-    TrainingInterrupted,
     TrainSettings,
     read_metrics,
     train_stage,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from polycycle.errors import PolycycleError, TrainingError
+from polycycle.errors import TrainingError, TrainingInterrupted
 from polycycle.experts import reachable_experts
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import frozen_expert_only, why_no_dense_reference
@@ -33,10 +33,6 @@ from polycycle.training.trainer import RoutedTrainer, Validate
 
 logger = logging.getLogger(__name__)
 StageKind = TrainingStage | Literal["baseline", "post_train"]
-
-
-class TrainingInterrupted(PolycycleError):
-    """Ctrl-C or SIGTERM: everything is saved, the same command goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
