@@ -10,9 +10,10 @@ from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
 from polycycle.export.choosing import AUTO, choose_target
 from polycycle.export.engines import right_engines
+from polycycle.export.records import EXPORT_FILE
 from polycycle.export.source import Source, open_source
 from polycycle.export.target import GGUF, TargetPlan
-from polycycle.export.verifying import EXPORT_FILE, verify
+from polycycle.export.verifying import verify
 from polycycle.files import folder_when_whole, replace_folder, write_json
 
 if TYPE_CHECKING:
