@@ -41,6 +41,10 @@ class TrainingError(PolycycleError, RuntimeError):
     """A training run cannot start, go on, or resume."""
 
 
+class TrainingInterrupted(PolycycleError):
+    """Ctrl-C or SIGTERM ended a training: everything is saved, the same command goes on."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` when a known name is close to `name`, else an empty string."""
     close = get_close_matches(name, list(known), n=1)

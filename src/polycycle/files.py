@@ -22,9 +22,13 @@ def write_text(path: Path, text: str) -> None:
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as beside:
-        beside.write(text)
-        beside.flush()
-        os.fsync(beside.fileno())
+        try:
+            beside.write(text)
+            beside.flush()
+            os.fsync(beside.fileno())
+        except BaseException:  # a full disk, text that is no Unicode
+            os.unlink(beside.name)
+            raise
     os.chmod(beside.name, 0o644)
     os.replace(beside.name, path)
 

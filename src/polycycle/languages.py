@@ -5,7 +5,7 @@ that are never replayed and only measured); G1, G2, … are the groups added lat
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,7 +148,3 @@ class LanguageGroups:
                 return number
         self.id_of(tag)
         return 0
-
-    def ids_of(self, tags: Iterable[str]) -> tuple[int, ...]:
-        """Language ids of several tags, in the order given."""
-        return tuple(self.id_of(tag) for tag in tags)

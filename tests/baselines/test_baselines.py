@@ -102,7 +102,7 @@ def test_merged_adapters_are_a_dense_model_that_computes_the_same(tmp_path, fami
     wanted = logits(model)
     merged = merged_tensors(model)
     (tmp_path / "merged").mkdir()
-    write_trained(base, merged, tmp_path / "merged", merged)
+    write_trained(base, merged, tmp_path / "merged")
     found = load(tmp_path / "merged")
     assert type(found) is type(load(tmp_path / "base"))
     torch.testing.assert_close(logits(found), wanted, rtol=1e-4, atol=1e-5)
@@ -188,7 +188,7 @@ def test_lora_experts_and_their_routers_train_and_nothing_else(tmp_path, family)
     start = open_checkpoint(tmp_path / "lora-experts")
     trained = {name: model.get_parameter(name).detach() for name in names}
     (tmp_path / "trained").mkdir()
-    write_trained(start, trained, tmp_path / "trained", trained)
+    write_trained(start, trained, tmp_path / "trained")
     found = open_checkpoint(tmp_path / "trained")
     for name in start.tensors:
         assert torch.equal(found.read(name), start.read(name)) == (name in base.tensors), name

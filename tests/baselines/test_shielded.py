@@ -65,7 +65,7 @@ def test_no_step_and_no_weight_decay_moves_a_frozen_column(tmp_path, family):
         assert same[:, columns].all(), name
         assert not same[:, free].all(0).any(), name
     (tmp_path / "out").mkdir()
-    write_trained(base, tensors, tmp_path / "out", tensors)
+    write_trained(base, tensors, tmp_path / "out")
     again = load(tmp_path / "out")
     assert type(again) is type(load(tmp_path / "base"))
     assert torch.equal(logits(again), logits(model.eval()))

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from polycycle.allocation import assign_experts
 from polycycle.cli import app
+from polycycle.config.load import parse_override
 from polycycle.surgery import upcycle
 from tests.tiny import save_dense
 
@@ -45,6 +46,16 @@ VERBS = [
 
 def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_demo_goes_where_it_is_told_whatever_yaml_makes_of_the_name(monkeypatch):
+    asked = []
+    monkeypatch.setattr("polycycle.stages.write_demo", lambda folder, **how: folder / "recipe.yaml")
+    monkeypatch.setattr(
+        "polycycle.cli.run.carry_out", lambda path, overrides, until: asked.extend(overrides)
+    )
+    assert call("demo", "--out", "[ελ]: x").exit_code == 0
+    assert dict(map(parse_override, asked))["output"] == "[ελ]: x/run"
 
 
 def test_help_lists_every_verb_and_loads_no_torch():

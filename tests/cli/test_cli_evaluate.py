@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from polycycle.cli import app
 from polycycle.languages import LanguageGroups
+from polycycle.results import load_result, save_result
 from polycycle.surgery import upcycle
+from tests.results.example import example_result
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
 
@@ -58,7 +61,10 @@ def test_text_and_questions_are_measured_in_the_languages_that_the_model_names(p
     assert found["benchmarks"] is None
 
 
-def test_a_dense_model_measures_the_same_text_alike(place):
+def test_a_dense_model_measures_the_same_text_alike(place, monkeypatch):
+    # JSON is JSON also where the terminal has colours.
+    coloured = Console(force_terminal=True, color_system="truecolor")
+    monkeypatch.setattr("polycycle.cli.evaluate.out", coloured)
     bits = {}
     for model in ("dense", "moe"):
         arguments = ("--data", place / "text", "--languages", "el", "--json")
@@ -87,6 +93,33 @@ def test_a_recipe_says_what_to_measure(place, tmp_path):
     assert json.loads(done.stdout)["scores"]["scores"]["el"]["questions"] == 6
 
 
+def test_the_revision_of_a_recipe_is_its_bases_alone(place, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(place / "dense")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    recipe = {
+        "base": "owner/base",
+        "base_revision": "v1",
+        "output": str(tmp_path / "run"),
+        "languages": {"original": ["en"], "expanded": ["el"]},
+        "data": {
+            "root": str(place),
+            "train": "none/{language}.jsonl",
+            "valid": "text/{language}.jsonl",
+        },
+        "post_pretrain": {"tokens": 100},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    for model in ("owner/base", "owner/other"):
+        done = call("evaluate", model, "--recipe", tmp_path / "recipe.yaml")
+        assert done.exit_code == 0, done.output
+    assert set(asked) == {("owner/base", "v1"), ("owner/other", None)}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +128,10 @@ def test_a_recipe_says_what_to_measure(place, tmp_path):
         (["--data", "{place}/text"], "names no languages; say which"),
         (["--questions", "q", "--task-data", "{place}/tasks"], "give held-out text, too"),
         (["--data", "{place}/text", "--set", "seed=1"], "--set changes a recipe"),
+        (["--data", "{place}/text", "--limit", "5"], "--limit 5 is for benchmarks; say which"),
+        (["--recipe", "r.yaml", "--languages", "el"], "drop one of --languages and --recipe"),
+        # Before the text is measured: the language is none.
+        (["--data", "{place}/none", "--suite", "moe-lpr", "--languages", "e"], "'e' is not a lang"),
     ],
 )
 def test_what_cannot_be_measured_is_told_with_what_to_type(place, arguments, message):
@@ -102,6 +139,13 @@ def test_what_cannot_be_measured_is_told_with_what_to_type(place, arguments, mes
     done = call("evaluate", place / "dense", *filled)
     assert done.exit_code == 1, done.output
     assert message in " ".join(done.output.split())
+
+
+def test_the_scores_of_a_run_go_nowhere_but_into_it(place, tmp_path):
+    save_result(example_result(), tmp_path / "result.json")
+    done = call("evaluate", tmp_path, "--task-data", place / "tasks", "--out", tmp_path / "s.json")
+    assert done.exit_code == 1, done.output
+    assert "its scores are kept in its own folder" in " ".join(done.output.split())
 
 
 def test_without_lm_eval_the_error_is_how_to_install_it(place, monkeypatch):
@@ -114,9 +158,6 @@ def test_without_lm_eval_the_error_is_how_to_install_it(place, monkeypatch):
 
 def test_benchmarks_of_a_run_join_its_result_report_and_card(place, tmp_path):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
-    from polycycle.results import load_result, save_result
-    from tests.results.example import example_result
-
     result = example_result()
     folders = {"base": place / "dense", "review": tmp_path / "review"}
     upcycle(place / "dense", tmp_path / "review", num_experts=2)

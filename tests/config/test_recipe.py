@@ -70,6 +70,15 @@ def test_a_mistyped_setting_of_one_languages_source_gets_a_suggestion():
         parse_recipe(settings(data={**settings()["data"], "train": train}))
 
 
+def test_a_language_with_a_script_is_named_where_its_source_is_wrong():
+    languages = {"original": ["en"], "expanded": ["zh-Hans", "zh-Hant"]}
+    train = {tag: {"paht": "x"} for tag in languages["expanded"]} | {"en": "en.jsonl"}
+    with pytest.raises(ConfigError) as told:
+        parse_recipe(settings(languages=languages, data={**settings()["data"], "train": train}))
+    for tag in languages["expanded"]:
+        assert f"data.train.{tag}.paht: unknown setting" in str(told.value)
+
+
 def test_expanded_languages_may_come_in_several_groups():
     languages = {"original": ["en", "zh"], "expanded": [["el", "hu"], ["bn"]]}
     groups = parse_recipe(settings(languages=languages)).languages.groups()
@@ -140,6 +149,10 @@ def test_another_alarm_setting_in_review_leaves_the_plateau_alarm_off():
         ),
         ({"languages": {"original": ["en"], "expanded": ["en"]}}, "more than one group"),
         ({"languages": {"original": ["english"], "expanded": ["el"]}}, "not a language tag"),
+        (
+            {"languages": {"original": ["en"], "expanded": [["el"], []]}},
+            "expanded.1: .* at least 1",
+        ),
         ({"experts": {"assignment": {"el": 2}}}, "hu of group G1 is not named"),
         ({"experts": {"assignment": {"el": 2, "hu+en": 2}}}, "'en' is no expanded language"),
         ({"experts": {"assignment": {"el+hu": 2, "hu+el": 3}}}, "name the same languages"),

@@ -137,6 +137,17 @@ def test_what_was_measured_is_not_measured_again_and_the_rest_is(place, tmp_path
         "topics (en)",
     ]
     assert len(load_benchmarks(file).scores) == 4
+    # Fewer are asked for, one of them anew: the others stay, and each has one score.
+    few = plan(place, "topics", languages=("el",), shots=1)
+    found = benchmark_model(place / "dense", few, HOW, notes.append, file=file)
+    assert [(one.benchmark, one.shots) for one in found.scores] == [("topics", 1)]
+    kept = {(one.benchmark, one.language): one.shots for one in load_benchmarks(file).scores}
+    assert kept == {
+        ("quiz", "el"): 2,
+        ("quiz", "en"): 2,
+        ("topics", "en"): 2,
+        ("topics", "el"): 1,
+    }
     benchmark_model(
         place / "dense",
         plan(place, "quiz"),

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from polycycle.languages import NAMES
 from polycycle.report import export_card, export_table, model_card, terminal_table, verdict_of
+from polycycle.report.score_tables import scores_table
 from polycycle.report.svg import apart, ticks
 from polycycle.report.wording import (
     OWN_NAMES,
@@ -195,6 +196,15 @@ def test_the_report_room_loads_no_torch():
 )
 def test_models_have_titles_that_do_not_look_alike(name, title):
     assert model_title(name) == title
+
+
+def test_what_was_kept_is_said_to_be_of_the_model_that_it_is_measured_against():
+    result = example_result()
+    post = result.models[0].model_copy(update={"name": "post"})
+    final = result.final.model_copy(update={"reference": "post"})
+    grafted = result.model_copy(update={"models": (*result.models[:-1], post, final)})
+    for one, whose in ((result, "base"), (grafted, "sibling")):
+        assert scores_table(one, "bits_per_byte").headings[-1] == ("Kept", f"% of {whose}")
 
 
 def exported(**settings):

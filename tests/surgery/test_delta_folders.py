@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polycycle.checkpoint import open_checkpoint
-from polycycle.errors import GraftError
+from polycycle.errors import ConfigError, GraftError
 from polycycle.surgery import NORMS, save_delta
 from tests.surgery.siblings import add_tokenizer, delta_of, post_trained, tensors
 from tests.tiny import save_dense
@@ -79,7 +79,7 @@ def test_what_does_not_fit_and_a_delta_of_another_base_are_refused(tmp_path):
     with pytest.raises(GraftError, match="does not fit into float16"):
         saved(base, post, tmp_path / "delta", dtype=torch.float16)
     assert not (tmp_path / "delta").exists()
-    with pytest.raises(GraftError, match="one of the models"):
+    with pytest.raises(ConfigError, match="one of the models"):
         saved(base, post, post)
     add_tokenizer(post)
     saved(base, post, tmp_path / "delta")

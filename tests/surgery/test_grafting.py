@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polycycle.checkpoint import content_hash, open_checkpoint
-from polycycle.errors import CheckpointError, GraftError, UpcycleError
+from polycycle.errors import CheckpointError, ConfigError, GraftError, UpcycleError
 from polycycle.modeling import frozen_expert_only, why_no_dense_reference
 from polycycle.surgery import (
     deltas,
@@ -281,7 +281,7 @@ def test_a_sum_that_overflows_and_a_frozen_tensor_that_moved_are_refused(tmp_pat
     change(moe, "model.norm.weight", lambda norm: norm + 1)
     with pytest.raises(GraftError, match=r"model\.norm\.weight .* trained by other means"):
         graft(moe, [delta_of(post, base)], tmp_path / "out")
-    with pytest.raises(GraftError, match="one of the models"):
+    with pytest.raises(ConfigError, match="one of the models"):
         graft(moe, [delta_of(post, base)], post)
     with pytest.raises(GraftError, match="nothing to graft"):
         graft(moe, [], tmp_path / "out")

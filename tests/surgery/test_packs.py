@@ -5,7 +5,7 @@ import torch
 
 from polycycle.allocation import assign_experts
 from polycycle.checkpoint import content_hash, open_checkpoint
-from polycycle.errors import CheckpointError, UpcycleError
+from polycycle.errors import CheckpointError, ConfigError, UpcycleError
 from polycycle.surgery import grow, pack, tensor_bytes, unpack, upcycle
 from tests.surgery.test_growing import finished
 from tests.tiny import FAMILIES, load, save_dense, token_ids
@@ -99,5 +99,12 @@ def test_a_wrong_base_and_what_is_no_pack_are_refused(tmp_path):
     with pytest.raises(UpcycleError, match="has a pack"):
         pack(tmp_path / "dense", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    for write in (
+        lambda: pack(model, model),
+        lambda: unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "dense"),
+        lambda: unpack(tmp_path / "dense", tmp_path / "pack", tmp_path / "pack"),
+    ):
+        with pytest.raises(ConfigError, match="one of the models read"):
+            write()
     upcycle(tmp_path / "dense", tmp_path / "again", num_experts=2)
     pack(tmp_path / "again", tmp_path / "small")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from polycycle.checkpoint import content_hash, open_checkpoint
-from polycycle.errors import CheckpointError, UpcycleError
+from polycycle.errors import CheckpointError, ConfigError, UpcycleError
 from polycycle.languages import LanguageGroups
 from polycycle.surgery import inspect_checkpoint, plan_upcycle, upcycle
 from tests.tiny import edit_config, load, save_dense, token_ids
@@ -152,7 +152,7 @@ def test_impossible_counts_are_refused(dense, arguments, message):
 
 
 def test_writing_over_the_dense_model_is_refused(dense):
-    with pytest.raises(UpcycleError, match="dense model itself"):
+    with pytest.raises(ConfigError, match="one of the models read"):
         upcycle(dense, dense)
 
 

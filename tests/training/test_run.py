@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from polycycle.data import collate
-from polycycle.errors import TrainingError
+from polycycle.errors import TrainingError, TrainingInterrupted
 from polycycle.modeling import record_routing
 from polycycle.training import (
     AlarmSettings,
-    TrainingInterrupted,
     TrainSettings,
     read_metrics,
     train_stage,
@@ -252,6 +251,13 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="not a multiple"):
         run(tmp_path, tmp_path / "run", dataclasses.replace(SETTINGS, micro_batch_size=3))
+
+
+@pytest.mark.parametrize(("ranks", "instead"), [(3, 3), (8, 8)])
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path, monkeypatch, ranks, instead):
+    monkeypatch.setattr("polycycle.training.run.num_ranks", lambda: ranks)
+    with pytest.raises(TrainingError, match=f"batch_size=4 .* such as {instead}"):
+        run(tmp_path, tmp_path / "run", dataclasses.replace(SETTINGS, micro_batch_size=None))
 
 
 def test_metrics_cut_off_by_a_kill_are_read_up_to_the_cut(tmp_path):

@@ -1,7 +1,6 @@
 """LLaMA-Pro: new blocks between the frozen ones of a dense model, which so gets deeper."""
 
 import re
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +75,7 @@ def expand_blocks(base: Checkpoint, folder: Path, *, every: int) -> tuple[int, .
             jobs.append(_job(base, f"model.layers.{source}.{part}", layer, part, is_zero=is_zero))
     write_tensors(folder, jobs)
     write_json(folder / "config.json", _deeper_config(base, sources))
-    for file in base.side_files():
-        shutil.copyfile(file, folder / file.name)
+    base.copy_side_files(folder)
     return places
 
 

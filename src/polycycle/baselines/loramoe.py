@@ -3,9 +3,7 @@
 Letters: E LoRA experts, R rank, D_in, D_out features of a map.
 """
 
-import hashlib
 import math
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from polycycle.checkpoint import (
 from polycycle.families import family_of_dense
 from polycycle.files import write_json
 from polycycle.modeling import LoraExperts
+from polycycle.surgery import seeded_generator
 
 
 def add_lora_experts(
@@ -75,8 +74,7 @@ def add_lora_experts(
         "base_hash": combine_hashes(of_base, base.tensors),
     }
     write_json(folder / "config.json", config)
-    for file in base.side_files():
-        shutil.copyfile(file, folder / file.name)
+    base.copy_side_files(folder)
 
 
 def train_lora_experts(model: nn.Module) -> None:
@@ -95,8 +93,7 @@ def _expert_jobs(
     bound = 1 / math.sqrt(in_features)  # Kaiming-uniform with a = √5
 
     def drawn(shape: tuple[int, ...], of: str) -> Tensor:
-        number = int.from_bytes(hashlib.sha256(f"{seed}/{of}".encode()).digest()[:8], "little")
-        generator = torch.Generator().manual_seed(number >> 1)
+        generator = seeded_generator(f"{seed}/{of}")
         return ((2 * torch.rand(shape, generator=generator) - 1) * bound).to(DTYPES[info.dtype])
 
     shapes: dict[str, tuple[int, ...]] = {

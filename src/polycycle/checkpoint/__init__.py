@@ -1,7 +1,12 @@
 """Lazy safetensors in, streamed safetensors out, content hashes, the tokenizer beside them."""
 
 from polycycle.checkpoint.hashing import combine_hashes, content_hash
-from polycycle.checkpoint.reader import Checkpoint, TensorInfo, open_checkpoint
+from polycycle.checkpoint.reader import (
+    Checkpoint,
+    TensorInfo,
+    open_checkpoint,
+    refuse_own_folder,
+)
 from polycycle.checkpoint.tokenizer import load_tokenizer, own_tokenizer
 from polycycle.checkpoint.writer import DTYPES, TensorJob, bytes_of, copy_job, write_tensors
 
@@ -17,5 +22,6 @@ __all__ = [
     "load_tokenizer",
     "open_checkpoint",
     "own_tokenizer",
+    "refuse_own_folder",
     "write_tensors",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from polycycle.errors import CheckpointError
+from polycycle.errors import CheckpointError, ConfigError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -86,6 +87,11 @@ class Checkpoint:
             if file.is_file() and not is_weights and _is_side_file(file):
                 yield file
 
+    def copy_side_files(self, folder: Path) -> None:
+        """Put what travels with the weights into another folder."""
+        for file in self.side_files():
+            shutil.copyfile(file, folder / file.name)
+
     @property
     def revision(self) -> str | None:
         """The commit of a hub repository; None for a folder."""
@@ -115,6 +121,16 @@ def open_checkpoint(path_or_id: str | Path, *, revision: str | None = None) -> C
     folder = _find_folder(path_or_id, revision)
     name = str(path_or_id)
     return Checkpoint(folder, name, _read_config(folder, name), _read_tensors(folder, name))
+
+
+def refuse_own_folder(out: Path, *read: Checkpoint) -> None:
+    """Refuse to write over a model that is being read.
+
+    Raises:
+        ConfigError: naming the folder.
+    """
+    if any(one.folder.resolve() == out.resolve() for one in read):
+        raise ConfigError(f"{out} is one of the models read; write to another folder")
 
 
 def _find_folder(path_or_id: str | Path, revision: str | None) -> Path:

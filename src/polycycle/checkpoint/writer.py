@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,7 @@ class TensorJob:
     @property
     def num_bytes(self) -> int:
         """Size of the tensor."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count * DTYPES[self.dtype].itemsize
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 def copy_job(source: Checkpoint, name: str) -> TensorJob:

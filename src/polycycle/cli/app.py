@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from polycycle.errors import ConfigError, PolycycleError
+from polycycle.errors import ConfigError, PolycycleError, TrainingInterrupted
 from polycycle.ranks import is_first_rank
 
 app = typer.Typer(
@@ -59,8 +59,8 @@ def verb(
                 function(*args, **kwargs)
             except PolycycleError as error:
                 err.print(f"{type(error).__name__}: {error}", style="red")
-                interrupted = type(error).__name__ == "TrainingInterrupted"
-                raise typer.Exit(_INTERRUPTED if interrupted else 1) from error
+                is_interrupted = isinstance(error, TrainingInterrupted)
+                raise typer.Exit(_INTERRUPTED if is_interrupted else 1) from error
             except KeyboardInterrupt:
                 tell(
                     "interrupted: what is finished stays, what is half-written does not count; "

@@ -1,5 +1,6 @@
 """`polycycle demo`: the whole story on the built-in world."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,5 +37,7 @@ def demo(
         "data.root": folder / "world",
         "output": folder / "run",
     }
-    settings = [f"{key}={path}" for key, path in places.items()]
+    # In quotes, because a value is YAML, which makes of a folder `[el]` a list.
+    quoted = {key: json.dumps(str(path), ensure_ascii=False) for key, path in places.items()}
+    settings = [f"{key}={path}" for key, path in quoted.items()]
     carry_out(recipe, [*settings, f"seed={seed}", *(overrides or [])], until="end")

@@ -1,13 +1,13 @@
 """`polycycle evaluate`: one model on text, questions and benchmarks; `lm-eval` as it is."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polycycle.cli.app import out, tell, verb
+from polycycle.cli.app import out, print_json, tell, verb
 from polycycle.cli.publishing import publish
+from polycycle.errors import ConfigError
 
 if TYPE_CHECKING:
     from polycycle.evaluation import Plan
@@ -88,8 +88,6 @@ def evaluate(
     into it); what lm-eval has no task for is named, not skipped silently. Needs
     pip install 'polycycle[eval]'.
     """
-    from polycycle.errors import ConfigError
-
     has_plain = recipe is not None or data is not None
     has_benchmarks = suite is not None or task_data is not None
     if not has_plain and not has_benchmarks:
@@ -98,24 +96,71 @@ def evaluate(
             "RECIPE.yaml or --data TEXT (bits per byte)"
         )
     run = _run_of(model)
-    if run is not None and has_plain:
+    if run is not None:
+        _check_for_run(model, has_plain=has_plain, path=path)
+    _check_for_text(recipe, overrides, data, questions)
+    if not has_benchmarks:
+        of_benchmarks = {"--benchmarks": benchmarks, "--shots": shots, "--limit": limit}
+        _refuse_idle({**of_benchmarks, "--comet": comet}, recipe, languages)
+    plan = None
+    if has_benchmarks:  # before anything is measured: what is wrong with it is told at once
+        tags = _languages(model, run, languages)
+        plan = _plan(tags, suite, task_data, benchmarks, shots)
+    from polycycle.stages import HowToMeasure
+
+    how = HowToMeasure(suite=suite, limit=limit, seed=seed, batch_size=batch_size, comet=comet)
+    if run is not None:
+        assert plan is not None  # a run is given for nothing else
+        _benchmark_run(Path(model), run, plan, how, as_json=as_json)
+        return
+    scores = _plain(model, recipe, overrides or [], data, questions, languages)
+    found = None if plan is None else _benchmark_model(model, plan, how, path)
+    _show(scores, found, path, as_json=as_json)
+
+
+def _check_for_run(model: str, *, has_plain: bool, path: Path | None) -> None:
+    """A run is given for benchmarks, which join its result."""
+    if has_plain:
         raise ConfigError(
             f"{model} is a run, which measured its text and questions itself; give one of its "
             "models, or benchmarks alone"
         )
-    from polycycle.stages import HowToMeasure
+    if path is not None:
+        raise ConfigError(
+            f"--out {path}: {model} is a run, and its scores are kept in its own folder; drop "
+            "--out, or give one of its models"
+        )
 
-    scores = _plain(model, recipe, overrides or [], data, questions, languages)
-    found = None
-    if has_benchmarks:
-        tags = _languages(model, run, languages)
-        plan = _plan(tags, suite, task_data, benchmarks, shots)
-        how = HowToMeasure(suite=suite, limit=limit, seed=seed, batch_size=batch_size, comet=comet)
-        if run is not None:
-            _benchmark_run(Path(model), run, plan, how, as_json=as_json)
-            return
-        found = _benchmark_model(model, plan, how, path)
-    _show(scores, found, path, as_json=as_json)
+
+def _check_for_text(
+    recipe: Path | None, overrides: list[str] | None, data: str | None, questions: str | None
+) -> None:
+    """Where the text lies is said once."""
+    if recipe is not None:
+        if data is not None or questions is not None:
+            raise ConfigError(
+                "--recipe says where the text lies; drop --data and --questions, or change the "
+                "recipe's own setting, for example --set data.root=/text"
+            )
+        return
+    if overrides:
+        raise ConfigError("--set changes a recipe; give one with --recipe recipe.yaml")
+    if data is None and questions is not None:
+        raise ConfigError("--questions are asked beside --data; give held-out text, too")
+
+
+def _refuse_idle(of_benchmarks: dict[str, object], recipe: Path | None, languages: str) -> None:
+    """Refuse options that would do nothing where no benchmark is asked for."""
+    for option, value in of_benchmarks.items():
+        if value not in (None, ""):
+            raise ConfigError(
+                f"{option} {value} is for benchmarks; say which: --suite moe-lpr or --task-data DIR"
+            )
+    if recipe is not None and languages:
+        raise ConfigError(
+            f"--languages {languages}: the recipe says which languages are measured; drop one of "
+            "--languages and --recipe"
+        )
 
 
 def _run_of(model: str) -> "RunResult | None":
@@ -128,7 +173,6 @@ def _run_of(model: str) -> "RunResult | None":
 
 def _languages(model: str, run: "RunResult | None", languages: str) -> tuple[str, ...]:
     from polycycle.checkpoint import open_checkpoint
-    from polycycle.errors import ConfigError
     from polycycle.languages import check_tag
     from polycycle.stages import languages_of
 
@@ -165,25 +209,14 @@ def _plain(
     languages: str,
 ) -> "ModelScores | None":
     """Bits per byte and questions, from a recipe or from options; None where neither is given."""
-    from polycycle.errors import ConfigError
-
     if recipe is not None:
-        if data is not None or questions is not None:
-            raise ConfigError(
-                "--recipe says where the text lies; drop --data and --questions, or change the "
-                "recipe's own setting, for example --set data.root=/text"
-            )
         from polycycle.config import load_recipe
 
         settings = load_recipe(recipe, overrides)
         from polycycle.stages import evaluate_by_recipe
 
         return evaluate_by_recipe(settings, model)
-    if overrides:
-        raise ConfigError("--set changes a recipe; give one with --recipe recipe.yaml")
     if data is None:
-        if questions is not None:
-            raise ConfigError("--questions are asked beside --data; give held-out text, too")
         return None
     from polycycle.stages import evaluate_on_text
 
@@ -201,7 +234,7 @@ def _benchmark_run(
     if as_json:
         publish(result, folder)
         measured = {one.name: one.benchmarks for one in result.models if one.benchmarks}
-        out.print_json(json.dumps({k: v.model_dump(mode="json") for k, v in measured.items()}))
+        print_json({name: one.model_dump(mode="json") for name, one in measured.items()})
         return
     page = publish(result, folder)
     from polycycle.report import terminal_benchmarks
@@ -236,7 +269,7 @@ def _show(
     if path is not None:
         write_json(path, found)
     if as_json:
-        out.print_json(json.dumps(found))
+        print_json(found)
     else:
         out.print(scores_tables(scores, benchmarks), soft_wrap=False)
         if path is not None:

@@ -117,13 +117,13 @@ def verify(
         polycycle verify greek-mixtral --against runs/greek/review --text el=valid/el.jsonl
     """
     from polycycle.checkpoint import open_checkpoint
-    from polycycle.export import EXPORT_FILE
+    from polycycle.export import EXPORT_FILE, read_record
     from polycycle.export import verify as prove
 
-    record = exported / EXPORT_FILE
-    if not record.is_file():
+    record = read_record(exported)
+    if record is None:
         raise ExportError(f"{exported} is no export: there is no {EXPORT_FILE} in it")
-    against = against or str(json.loads(record.read_text(encoding="utf-8"))["exported_from"])
+    against = against or str(record["exported_from"])
     model = open_checkpoint(against)
     proof = prove(exported, model.folder, texts=_texts(texts, model.folder, model.has_tokenizer))
     if as_json:

@@ -2,8 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polycycle.cli.app import out, print_json
+
+if TYPE_CHECKING:
+    from polycycle.config import Recipe
 
 
 def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -> None:
@@ -44,13 +48,13 @@ def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -
     out.print(f"folders: {', '.join(planned.folders)}")
 
 
-def _probe(recipe: object) -> float:
+def _probe(recipe: "Recipe") -> float:
     import tempfile
 
     from polycycle.stages import probe_tokens_per_second
 
     with tempfile.TemporaryDirectory() as folder:
-        return probe_tokens_per_second(recipe, Path(folder) / "moe")  # type: ignore[arg-type]
+        return probe_tokens_per_second(recipe, Path(folder) / "moe")
 
 
 def _duration(tokens: int | None, speed: float) -> str:

@@ -23,7 +23,7 @@ class LanguagesConfig(Section):
     unseen_original: tuple[str, ...] = ()
     """Languages to keep that no training ever sees: they show whether retention generalises."""
     expanded: Annotated[
-        tuple[tuple[str, ...], ...],
+        tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...],
         BeforeValidator(_as_groups, json_schema_input_type=list[str] | list[list[str]]),
     ] = Field(min_length=1)
     """Languages to learn: a list, or a list of lists when they come in groups (G1, G2, …)."""

@@ -1,5 +1,6 @@
 """Reading recipes: YAML plus `--set` overrides in, a frozen Recipe or one ConfigError out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -129,9 +130,13 @@ def _key_of(problem: Any) -> str:
     return ".".join(str(p) for p in problem["loc"] if not _is_type_tag(p)) or "recipe"
 
 
+# `constrained-int`, `dict[str,…]`, `method(lora)`; not `zh-Hant`, which is somebody's key.
+_TYPE_TAG = re.compile(r"str|int|constrained-\w+|.*[\[(].*", re.DOTALL)
+
+
 def _is_type_tag(part: object) -> bool:
     """Pydantic names the branch of a union in the location; readers do not need it."""
-    return (isinstance(part, str) and any(mark in part for mark in "[(-")) or part in ("str", "int")
+    return isinstance(part, str) and _TYPE_TAG.fullmatch(part) is not None
 
 
 def _fields_at(model: type[BaseModel], parts: Sequence[str]) -> list[str]:

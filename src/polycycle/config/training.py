@@ -25,7 +25,7 @@ class AlarmsConfig(Section):
     patience_steps: Count = 50
     """Steps in a row before a collapse alarm is raised."""
     stop: bool = False
-    """Stop the run at the first alarm instead of warning."""
+    """End the stage's training at the first alarm; the run goes on with the model as it is then."""
 
 
 class ReviewAlarmsConfig(AlarmsConfig):

@@ -29,7 +29,12 @@ from polycycle.evaluation.text import (
     judges_whole_rows,
     measure_text,
 )
-from polycycle.evaluation.usage import jensen_shannon, usage_entropy
+from polycycle.evaluation.usage import (
+    count_assignments,
+    frozen_shares,
+    jensen_shannon,
+    usage_entropy,
+)
 
 __all__ = [
     "SUITES",
@@ -42,7 +47,9 @@ __all__ = [
     "as_message",
     "comet_score",
     "complete_prompts",
+    "count_assignments",
     "feed_forward_blocks",
+    "frozen_shares",
     "has_retention_gate",
     "jensen_shannon",
     "judge_mixed",

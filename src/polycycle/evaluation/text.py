@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polycycle.data import IGNORED_LABEL, WindowBatch
-from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
+from polycycle.evaluation.usage import count_assignments, frozen_shares
 from polycycle.modeling import RoutingRecord, evaluation_mode, frozen_expert_only, record_routing
 from polycycle.routing import Router
 
@@ -150,15 +150,12 @@ def _tally_routing(
     routing: RoutingRecord, is_real: Tensor, tally: TextTally, threshold: float
 ) -> None:
     for layer in routing.layers:
-        weights = layer.expert_weights[is_real].float()
         ids = layer.expert_ids[is_real]
-        on_frozen = torch.where(ids == FROZEN_EXPERT, weights, torch.zeros_like(weights)).sum(-1)
-        num_experts = layer.router_logits.shape[-1]
-        assignments = torch.bincount(ids[ids != NO_EXPERT], minlength=num_experts).cpu()
+        assignments = count_assignments(ids, layer.router_logits.shape[-1]).cpu()
         before = tally.layers.setdefault(
             layer.layer_index, LayerTally(0.0, torch.zeros_like(assignments), 0)
         )
-        before.expert0_weight += (on_frozen / weights.sum(-1)).double().sum().item()
+        before.expert0_weight += frozen_shares(ids, layer.expert_weights[is_real]).sum().item()
         before.assignments += assignments
         before.tokens += len(ids)
         if layer.classifier_scores is not None:

@@ -1,12 +1,26 @@
-"""How evenly a layer's experts are used, and how differently two kinds of text use them.
+"""Which experts of a layer are used, how evenly, and how differently two kinds of text use them.
 
-Letters: E experts of a layer.
+Letters: N tokens, K experts per token, E experts of a layer.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
+
+
+def frozen_shares(expert_ids: Tensor, expert_weights: Tensor) -> Tensor:
+    """Share of each token's weight that is on expert 0, float64 [N]; ids and weights [N, K]."""
+    weights = expert_weights.float()
+    on_frozen = torch.where(expert_ids == FROZEN_EXPERT, weights, torch.zeros_like(weights))
+    return (on_frozen.sum(-1) / weights.sum(-1)).double()
+
+
+def count_assignments(expert_ids: Tensor, num_experts: int) -> Tensor:
+    """How often each expert was chosen, int64 [E], from ids [N, K]; empty choices count nowhere."""
+    return torch.bincount(expert_ids[expert_ids != NO_EXPERT], minlength=num_experts)
 
 
 def usage_entropy(usage: Tensor) -> float:

@@ -11,13 +11,12 @@ from polycycle.export.exporting import (
     plan_export,
 )
 from polycycle.export.pushing import PushPlan, plan_push, upload
+from polycycle.export.records import EXPORT_FILE, VERIFICATION_FILE, read_proof, read_record
 from polycycle.export.source import Source, open_source
 from polycycle.export.target import CLASSIFIER_SCALE, Target, TargetPlan, plan_target
 from polycycle.export.verifying import (
-    EXPORT_FILE,
     RANDOM_IDS,
     THRESHOLDS,
-    VERIFICATION_FILE,
     Pair,
     Threshold,
     verify,
@@ -49,6 +48,8 @@ __all__ = [
     "plan_export",
     "plan_push",
     "plan_target",
+    "read_proof",
+    "read_record",
     "right_engines",
     "upload",
     "verify",

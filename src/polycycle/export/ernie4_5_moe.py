@@ -1,8 +1,6 @@
-"""Ernie 4.5 MoE: the stock softmax router with a selection bias, for layers of unequal size.
+"""Ernie 4.5 MoE: the stock softmax router with a selection bias, for layers of unequal size."""
 
-Letters: H heads, hd size of one, D hidden size, S slots.
-"""
-
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +12,7 @@ from polycycle.errors import ExportError
 from polycycle.export.qwen2_moe import zeros
 from polycycle.export.slots import Slot, SlotPlan
 from polycycle.export.source import Source
-from polycycle.export.target import Target, copied
+from polycycle.export.target import Target, copied, interleaved
 
 # Added to a probability in [0, 1], so anything below −1 would do.
 _NEVER = -1e4
@@ -87,11 +85,8 @@ def _selection_bias(slots: tuple[Slot, ...]) -> Tensor:
     return torch.tensor([[_NEVER if slot.is_padding else 0.0 for slot in slots]])
 
 
-def _interleaved(make: Any, heads: int) -> Tensor:
-    """[H·hd, …] whose rows i and i + hd/2 of each head become neighbours."""
-    rows: Tensor = make()
-    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
-    return halves.transpose(1, 2).reshape(rows.shape).contiguous()
+def _interleaved(make: Callable[[], Tensor], heads: int) -> Tensor:
+    return interleaved(make(), heads)
 
 
 TARGET = Target(

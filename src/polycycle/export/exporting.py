@@ -1,19 +1,19 @@
 """Upcycled model in, stock checkpoint out, one tensor at a time, and proved."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from polycycle.checkpoint import TensorJob, open_checkpoint, write_tensors
+from polycycle.checkpoint import TensorJob, open_checkpoint, refuse_own_folder, write_tensors
 from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
 from polycycle.export.choosing import AUTO, choose_target
 from polycycle.export.engines import right_engines
+from polycycle.export.records import EXPORT_FILE
 from polycycle.export.source import Source, open_source
 from polycycle.export.target import GGUF, TargetPlan
-from polycycle.export.verifying import EXPORT_FILE, verify
+from polycycle.export.verifying import verify
 from polycycle.files import folder_when_whole, replace_folder, write_json
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def fill_export(
         return
     write_tensors(folder, plan.jobs, progress=progress)
     write_json(folder / "config.json", plan.config)
-    for file in plan.source.checkpoint.side_files():
-        shutil.copyfile(file, folder / file.name)
+    plan.source.checkpoint.copy_side_files(folder)
 
 
 def execute_export(
@@ -138,8 +137,7 @@ def execute_export(
     Raises:
         ExportError: it does not compute what the model computes.
     """
-    if plan.source.checkpoint.folder.resolve() == out.resolve():
-        raise ExportError(f"{out} is the model itself; write to another folder")
+    refuse_own_folder(out, plan.source.checkpoint)
     unverified = out.parent / f"{out.name}.unverified"
     with folder_when_whole(unverified) as folder:
         fill_export(plan, folder, engine=engine, progress=progress)

@@ -1,6 +1,6 @@
 """GGUF, the file that llama.cpp reads: as its `llama` with experts, or as its `qwen3moe`.
 
-Letters: S slots of a layer, D hidden size, F intermediate size, H heads.
+Letters: S slots of a layer, hd size of an attention head.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,14 @@ from polycycle.errors import ExportError
 from polycycle.export.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from polycycle.export.slots import SlotPlan, plan_slots
 from polycycle.export.source import Source
-from polycycle.export.target import GGUF, PROJECTIONS, expert_job, head_job, router_rows
+from polycycle.export.target import (
+    GGUF,
+    PROJECTIONS,
+    expert_job,
+    head_job,
+    interleaved,
+    router_rows,
+)
 
 # Families whose attention is that of llama.cpp's `llama` (biases included), and of `qwen3moe`.
 _ARCHITECTURES = {
@@ -228,7 +235,7 @@ def _jobs(source: Source, slots: SlotPlan, architecture: MODEL_ARCH) -> Iterator
 
 
 def _stacked(parts: list[TensorJob]) -> Tensor:
-    """[S, …] of the slots' tensors; copies of one expert are made once."""
+    """[S, …] of the slots' tensors."""
     return torch.stack([part.make() for part in parts])
 
 
@@ -250,17 +257,6 @@ def _converted(source: Source, name: str, dtype: str, heads: int | None) -> Tens
     if heads is not None:
         tensor = interleaved(tensor, heads)
     return tensor.float() if dtype == "F32" else tensor
-
-
-def interleaved(tensor: Tensor, heads: int) -> Tensor:
-    """Query or key rows for rotary pairs side by side, where ours are half a head apart.
-
-    Args:
-        tensor: weight [H·hd, D] or bias [H·hd].
-        heads: H.
-    """
-    pairs = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
-    return pairs.transpose(1, 2).reshape(tensor.shape).contiguous()
 
 
 def llama3_factors(rope: dict[str, Any], head_dim: int) -> Tensor:

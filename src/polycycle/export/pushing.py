@@ -1,6 +1,5 @@
 """Uploading a model folder to the Hugging Face hub."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
-from polycycle.export.verifying import EXPORT_FILE, VERIFICATION_FILE
+from polycycle.export.records import VERIFICATION_FILE, read_proof, read_record
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
 # Of a stage's folder, what is about the making and not about the model.
@@ -65,12 +64,14 @@ def _refuse_unready(folder: Path) -> None:
             f"{folder} has no model card (README.md): `polycycle run`, `export` and `verify` write "
             "one. Or say --force"
         )
-    proof = folder / VERIFICATION_FILE
-    if (folder / EXPORT_FILE).is_file():
-        if not proof.is_file():
+    if read_record(folder) is not None:
+        proof = read_proof(folder)
+        if proof is None:
             raise ExportError(f"{folder} is not proved yet: run `polycycle verify {folder}` first")
-        if not json.loads(proof.read_text(encoding="utf-8"))["passed"]:
-            raise ExportError(f"{folder} failed its proof, see {proof}; do not share it")
+        if not proof["passed"]:
+            raise ExportError(
+                f"{folder} failed its proof, see {folder / VERIFICATION_FILE}; do not share it"
+            )
 
 
 def upload(plan: PushPlan, *, private: bool, message: str, api: HfApi | None = None) -> str:

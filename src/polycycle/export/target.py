@@ -1,6 +1,6 @@
 """What a stock architecture is, and the plan that turns an upcycled model into it.
 
-Letters: S slots of a stock layer, D hidden size, F intermediate size.
+Letters: S slots of a stock layer, D hidden size, F intermediate size, H heads, hd size of one.
 """
 
 from collections.abc import Callable
@@ -240,6 +240,19 @@ def expert_job(source: Source, layer: int, expert: Expert, part: str, name: str)
     make = partial(_unpacked, source, packed, expert.place, part)
     dtype = source.checkpoint.info(packed).dtype
     return TensorJob(name=name, dtype=dtype, shape=original.shape, make=make)
+
+
+def interleaved(rows: Tensor, heads: int) -> Tensor:
+    """Query or key rows for rotary pairs side by side, where ours are half a head apart.
+
+    Row i of a head and row i + hd/2 become neighbours.
+
+    Args:
+        rows: weight [H·hd, D] or bias [H·hd].
+        heads: H.
+    """
+    halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
+    return halves.transpose(1, 2).reshape(rows.shape).contiguous()
 
 
 def _unpacked(source: Source, packed: str, place: int, part: str) -> Tensor:

@@ -32,11 +32,10 @@ from polycycle.checkpoint import open_checkpoint
 from polycycle.engines import GGUF_FILE
 from polycycle.errors import ExportError
 from polycycle.export import stock_side
+from polycycle.export.records import VERIFICATION_FILE, read_record
 from polycycle.files import write_json
 from polycycle.modeling import without_retention_gate
 
-VERIFICATION_FILE = "polycycle_verification.json"
-EXPORT_FILE = "polycycle_export.json"
 RANDOM_IDS = "random token ids"
 
 # What is compared per label: enough tokens for an agreement of 99.5 % to mean something, few enough
@@ -105,10 +104,12 @@ def verify(
         ExportError: the process that runs the export did not come back.
         CheckpointError: a folder cannot be opened.
     """
-    record = exported / EXPORT_FILE
-    left_out = record.is_file() and json.loads(record.read_text("utf-8"))["without_exact_retention"]
+    record = read_record(exported) or {}
     pair = Pair(
-        exported=exported, against=against, texts=texts, without_exact_retention=bool(left_out)
+        exported=exported,
+        against=against,
+        texts=texts,
+        without_exact_retention=record.get("without_exact_retention", False),
     )
     (result,) = verify_all([pair])
     write_json(exported / VERIFICATION_FILE, result)

@@ -1,6 +1,5 @@
 """Serving a finished model: what to type for each engine, and transformers' own server."""
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from polycycle.checkpoint import Checkpoint, load_tokenizer
 from polycycle.engines import ENGINES, serve_command
 from polycycle.errors import ConfigError, ExportError
-from polycycle.export import EXPORT_FILE, VERIFICATION_FILE
+from polycycle.export import EXPORT_FILE, read_proof, read_record
 from polycycle.families import has_lora_experts, is_upcycled
 from polycycle.inference.loading import choose_device_and_dtype, is_gguf, open_model
 
@@ -86,17 +85,10 @@ def _what_is_known(
     """Record and proof of an export, and the checkpoint, which a GGUF has none of."""
     checkpoint = None if is_gguf(model) else open_model(model, revision=revision)
     folder = Path(model) if checkpoint is None else checkpoint.folder
-    record, proof = (_read(folder / name) for name in (EXPORT_FILE, VERIFICATION_FILE))
+    record, proof = read_record(folder), read_proof(folder)
     if checkpoint is None and record is None:
         raise ExportError(f"{model}: there is no {EXPORT_FILE} beside the GGUF")
     return record, proof, checkpoint
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def run_server(

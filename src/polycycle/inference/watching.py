@@ -1,6 +1,5 @@
 """Watching which experts a model chooses while it writes: our own models, and their exports."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from polycycle.checkpoint import Checkpoint
 from polycycle.errors import ConfigError
-from polycycle.export import EXPORT_FILE
+from polycycle.export import EXPORT_FILE, read_record
 from polycycle.families import has_lora_experts, is_upcycled
 from polycycle.inference.loading import Speaker
 from polycycle.inference.trace import ORIGINAL, ExpertName, LayerChoices
@@ -48,7 +47,7 @@ def refuse_unwatchable(checkpoint: Checkpoint) -> None:
         raise ConfigError(
             f"{name} mixes all LoRA experts for every token (LoRAMoE), so no token chooses one"
         )
-    record = export_record(checkpoint)
+    record = read_record(checkpoint.folder)
     if record is None:
         raise ConfigError(
             f"{name} is no model of polycycle and no export of one, so it has no experts whose "
@@ -61,18 +60,9 @@ def refuse_unwatchable(checkpoint: Checkpoint) -> None:
         )
 
 
-def export_record(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """What `polycycle export` noted beside the weights; None where it did not write them."""
-    path = checkpoint.folder / EXPORT_FILE
-    if not path.is_file():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
-
-
 def languages_of_groups(checkpoint: Checkpoint) -> list[list[str]]:
     """Languages of the original and of every expanded group in order; empty where not recorded."""
-    record = export_record(checkpoint) or checkpoint.config
+    record = read_record(checkpoint.folder) or checkpoint.config
     return languages_by_group(record.get("language_groups"))
 
 
@@ -116,7 +106,7 @@ def _name(group: str | None, place: int) -> ExpertName:
 @contextmanager
 def _watch_stock(speaker: Speaker) -> Iterator[Watched]:
     """Listen to the routers of a stock architecture; its slots are our experts."""
-    record = export_record(speaker.checkpoint)
+    record = read_record(speaker.checkpoint.folder)
     assert record is not None  # refuse_unwatchable
     slots = {
         index: tuple(_name(group, place) for group, place in layer)

@@ -37,7 +37,7 @@ def _benchmark_table(result: RunResult, name: str) -> Table:
         ("Language", ""),
         *((model_title(model), "of 100") for model in models),
         ("Change", "points"),
-        ("Kept", f"% of {result.final.reference}"),
+        ("Kept", f"% of {model_title(result.final.reference).lower()}"),
         ("Standard error", "points"),
         ("Examples", ""),
     )

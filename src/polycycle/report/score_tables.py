@@ -32,7 +32,7 @@ def scores_table(result: RunResult, by: Measure) -> Table:
         ("Language", ""),
         *((model_title(model), unit) for model in models),
         change,
-        ("Kept", "% of base"),
+        ("Kept", f"% of {model_title(result.final.reference).lower()}"),
     )
     return Table(
         headings=headings,

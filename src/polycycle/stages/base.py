@@ -1,6 +1,5 @@
 """The small dense model that knows the microworld, which ships, and siblings of it or any base."""
 
-import itertools
 import json
 import shutil
 import tempfile
@@ -282,7 +281,7 @@ def _packed(
     return PackedDataset(
         corpora,
         budgets,
-        dict(zip(corpora, itertools.count(), strict=False)),
+        {language: number for number, language in enumerate(corpora)},
         sequence_length=128,
         seed=seed,
         pad_token=pad_token(tokenizer),

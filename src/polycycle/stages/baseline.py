@@ -59,11 +59,12 @@ from polycycle.stages.training_stage import do_training, training_inputs
 from polycycle.surgery import write_trained
 from polycycle.training import TrainedStage, TrainSettings, train_stage
 
-SHIELD = "shield-columns"
-"""Folder of the columns that shielded fine-tuning freezes."""
-_EXPAND, _ADD_EXPERTS = "expand-blocks", "add-lora-experts"
-_STARTS = (_EXPAND, _ADD_EXPERTS, SHIELD)
-"""Stages that come before the training, each of one method."""
+START_STAGES = {
+    "llama_pro": "expand-blocks",
+    "loramoe": "add-lora-experts",
+    "shielded": "shield-columns",
+}
+"""By method, the stage that comes before its training, where there is one."""
 _COLUMNS = "columns.safetensors"
 _CALIBRATION_LENGTH = 2048
 
@@ -79,7 +80,7 @@ def train_baseline(run: Run) -> Path:
         "base": run.base_key,
         "method": config.model_dump(mode="json"),
         "review": review and review.model_dump(mode="json", include=read_in_review),
-        "start": [run.keys[name] for name in _STARTS if name in run.keys],
+        "start": [run.keys[name] for name in START_STAGES.values() if name in run.keys],
     }
     make = partial(_train, run, name, start)
     return do_training(
@@ -96,7 +97,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
     match config:
         case LlamaProConfig():
             stage = Stage(
-                name=_EXPAND,
+                name=START_STAGES[config.method],
                 result_version=1,
                 inputs={"base": run.base_key, "every": config.every},
                 make=partial(_fill_expanded, config, run.base),
@@ -104,7 +105,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
         case LoraMoeConfig():
             method = config.model_dump(mode="json", exclude={"balance_coef", "balance_delta"})
             stage = Stage(
-                name=_ADD_EXPERTS,
+                name=START_STAGES[config.method],
                 result_version=1,
                 inputs={"base": run.base_key, "method": method, "seed": run.recipe.seed},
                 make=partial(_fill_with_lora_experts, config, run.base, run.recipe.seed),
@@ -112,7 +113,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
         case ShieldedConfig():
             run.do(
                 Stage(
-                    name=SHIELD,
+                    name=START_STAGES[config.method],
                     result_version=2,
                     inputs={
                         "base": run.base_key,
@@ -218,7 +219,7 @@ def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[
         return {}
     start = open_checkpoint(source)
     trained = with_second_head(_dense_tensors(model, method, done), model, start)
-    write_trained(start, trained, folder, trained)
+    write_trained(start, trained, folder)
     updated = done.parameters_trainable
     return write_record(name, done, folder, work, active=active, updated=updated)
 
@@ -280,7 +281,7 @@ def _prepare(model: Any, method: AnyBaseline, run: Run) -> None:
         case LoraMoeConfig():
             train_lora_experts(model)
         case ShieldedConfig():
-            shield_columns(model, load_file(run.output / SHIELD / _COLUMNS))
+            shield_columns(model, load_file(run.output / START_STAGES[method.method] / _COLUMNS))
         case LlamaProConfig():
             num_layers = int(run.base.config["num_hidden_layers"])
             train_new_blocks(model, new_block_places(num_layers, method.every))

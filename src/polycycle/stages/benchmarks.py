@@ -65,7 +65,8 @@ def benchmark_model(
     """Every planned benchmark of one model.
 
     What `file` holds of the same model, data and settings is taken over, and each score is written
-    there as soon as it is there, so an interrupted measurement goes on.
+    there as soon as it is there, so an interrupted measurement goes on. Other benchmarks and
+    languages that it holds stay in it.
 
     Args:
         model_path: folder or hub id; dense, upcycled or exported.
@@ -81,9 +82,9 @@ def benchmark_model(
     batch_size = _batch_size(model, how.batch_size, tell)
     language_model = load_language_model(model, tokenizer, batch_size=batch_size)
     result = _empty(str(model_path), checkpoint, model, plan, how, batch_size)
-    done = _done_before(file, result)
+    done = _without_other_ways(_done_before(file, result), plan, how)
     for task in plan.tasks:
-        score = done.get(_key(task, how))
+        score = done.pop(_key(task, how), None)
         if score is None and task.is_written and (reason := _why_no_cache(model)):
             left_out = Unmeasured(benchmark=task.benchmark, language=task.language, reason=reason)
             result = result.model_copy(update={"unmeasured": (*result.unmeasured, left_out)})
@@ -93,7 +94,8 @@ def benchmark_model(
             score = _measure(language_model, task, how)
         result = result.model_copy(update={"scores": (*result.scores, score)})
         if file is not None:
-            save_benchmarks(result, file)
+            kept = (*done.values(), *result.scores)
+            save_benchmarks(result.model_copy(update={"scores": kept}), file)
     return result
 
 
@@ -176,7 +178,7 @@ def _empty(
 _Key = tuple[str, str, str, int, str | None, bool]
 
 
-def _done_before(file: Path | None, wanted: BenchmarkResult) -> Mapping[_Key, BenchmarkScore]:
+def _done_before(file: Path | None, wanted: BenchmarkResult) -> dict[_Key, BenchmarkScore]:
     """Scores of the same model with the same settings, by what they measure."""
     if file is None or not file.exists():
         return {}
@@ -196,6 +198,22 @@ def _done_before(file: Path | None, wanted: BenchmarkResult) -> Mapping[_Key, Be
             "comet" in score.metrics,
         ): score
         for score in found.scores
+    }
+
+
+def _without_other_ways(
+    done: Mapping[_Key, BenchmarkScore], plan: Plan, how: HowToMeasure
+) -> dict[_Key, BenchmarkScore]:
+    """Scores less those of planned benchmarks that were measured otherwise, with other shots, say.
+
+    A result has one score for each benchmark and language.
+    """
+    wanted = {_key(task, how) for task in plan.tasks}
+    planned = {(task.benchmark, task.language) for task in plan.tasks}
+    return {
+        key: score
+        for key, score in done.items()
+        if key in wanted or (score.benchmark, score.language) not in planned
     }
 
 

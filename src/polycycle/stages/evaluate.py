@@ -43,7 +43,7 @@ from polycycle.modeling import why_no_dense_reference
 from polycycle.results import MixedText, ModelScores, RetentionTrade, TaskScore
 from polycycle.stages.questions import load_questions, load_tasks
 from polycycle.stages.run import Run
-from polycycle.stages.siblings import sibling_key
+from polycycle.stages.siblings import sibling_key, sibling_name
 from polycycle.stages.stage import Stage
 from polycycle.surgery import inspect_checkpoint, tensor_bytes
 
@@ -89,7 +89,7 @@ def evaluate_siblings(run: Run) -> list[ModelScores]:
     """Scores of the post-trained models that are grafted: `post`, `post-2`, …"""
     scores = []
     for number, post in enumerate(run.siblings, start=1):
-        name = "post" if number == 1 else f"post-{number}"
+        name = sibling_name(number)
         run.keys[name] = sibling_key(post)
         scores.append(evaluate(run, name, post.folder))
     return scores
@@ -113,8 +113,13 @@ def evaluate_recipe_model(
         questions=load_questions(recipe),
         tasks=load_tasks(recipe),
         chats=recipe.data.chats,
-        revision=recipe.base_revision,
+        revision=revision_of(recipe, model_path),
     )
+
+
+def revision_of(recipe: Recipe, model_path: str | Path) -> str | None:
+    """The revision of a recipe's model: `base_revision` is the base's alone."""
+    return recipe.base_revision if str(model_path) == recipe.base else None
 
 
 def load_model(checkpoint: Checkpoint) -> Any:

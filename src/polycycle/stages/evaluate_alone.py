@@ -12,12 +12,12 @@ from polycycle.families import family_of
 from polycycle.languages import LanguageGroups
 from polycycle.results import ModelScores
 from polycycle.stages.corpora import load_valid, tokenize_valid
-from polycycle.stages.evaluate import evaluate_model, evaluate_recipe_model
+from polycycle.stages.evaluate import evaluate_model, evaluate_recipe_model, revision_of
 
 
 def evaluate_by_recipe(recipe: Recipe, model_path: str) -> ModelScores:
     """Scores of a model on the held-out text, questions and tasks of a recipe."""
-    checkpoint = open_checkpoint(model_path)
+    checkpoint = open_checkpoint(model_path, revision=revision_of(recipe, model_path))
     family_of(checkpoint.config, where=model_path)  # an unknown one is refused before the work
     tokenizer = load_tokenizer(checkpoint.folder, model_path)
     cache_dir = recipe.data.cache_dir or recipe.output / "cache"

@@ -1,7 +1,6 @@
 """A stock checkpoint of a model, proved on the held-out text of its languages."""
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,11 +10,11 @@ from polycycle.config import Recipe
 from polycycle.data import Skipped, TextSource, read_documents
 from polycycle.errors import ExportError
 from polycycle.export import (
-    EXPORT_FILE,
-    VERIFICATION_FILE,
     ExportPlan,
     fill_export,
     plan_export,
+    read_proof,
+    read_record,
     verify,
 )
 from polycycle.languages import languages_by_group
@@ -123,8 +122,11 @@ def export_result(folder: Path) -> ExportResult:
     Raises:
         ExportError: it is no export, or was never verified.
     """
-    record = _read(folder / EXPORT_FILE, "it is no export: `polycycle export` writes one")
-    proof = _read(folder / VERIFICATION_FILE, "it was never verified: run `polycycle verify`")
+    record, proof = read_record(folder), read_proof(folder)
+    if record is None:
+        raise ExportError(f"{folder}: it is no export: `polycycle export` writes one")
+    if proof is None:
+        raise ExportError(f"{folder}: it was never verified: run `polycycle verify`")
     if "languages" not in proof:
         raise ExportError(f"{folder}: {'; '.join(proof['failures'])}")
     return ExportResult(
@@ -157,10 +159,3 @@ def _languages(compared: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Expor
                 **{name: found[name] for name in same},
             ),
         )
-
-
-def _read(file: Path, otherwise: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise ExportError(f"{file.parent}: {otherwise}")
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found

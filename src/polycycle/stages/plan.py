@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 from polycycle.checkpoint import open_checkpoint
 from polycycle.config import BASELINES, Recipe, TrainConfig
+from polycycle.stages.baseline import START_STAGES
 from polycycle.stages.post_train import POST_TRAIN
+from polycycle.stages.siblings import sibling_name
 from polycycle.stages.train import REVIEW_GRAFTED, stage_name
 from polycycle.stages.upcycle import plan_recipe
 from polycycle.surgery import UpcyclePlan, count_active, count_trainable
@@ -69,7 +71,7 @@ def plan_run(recipe: Recipe) -> RunPlan:
     """
     experts = recipe.experts
     plan = plan_recipe(recipe, open_checkpoint(recipe.base, revision=recipe.base_revision))
-    sizes = {job.name: _count(job.shape) for job in plan.jobs}
+    sizes = {job.name: prod(job.shape) for job in plan.jobs}
     trainable = count_trainable(sizes)
     total = sum(sizes.values())
     # Later groups are forecast to add what the first adds.
@@ -118,14 +120,11 @@ def measured_models(recipe: Recipe) -> tuple[str, ...]:
 def _folders(recipe: Recipe) -> Iterator[str]:
     """The stages of a run, in the order in which it makes them."""
     if recipe.baseline is not None:
+        method = recipe.baseline.method
         yield "evaluate-base"
-        before = {
-            "llama_pro": "expand-blocks",
-            "loramoe": "add-lora-experts",
-            "shielded": "shield-columns",
-        }
-        yield from [one for method, one in before.items() if method == recipe.baseline.method]
-        yield from _trained_and_scored(BASELINES[recipe.baseline.method][0])
+        if method in START_STAGES:
+            yield START_STAGES[method]
+        yield from _trained_and_scored(BASELINES[method][0])
         yield from _last_folders(recipe)
         return
     measures = recipe.experts.similarity_tokens is not None
@@ -151,7 +150,7 @@ def _last_folders(recipe: Recipe) -> Iterator[str]:
         yield from _trained_and_scored(POST_TRAIN)
     if recipe.graft is not None:
         for number in range(1, len(recipe.graft.post) + 1):
-            yield "evaluate-post" + (f"-{number}" if number > 1 else "")
+            yield f"evaluate-{sibling_name(number)}"
         yield from _trained_and_scored("graft")
         if recipe.graft.is_reviewed:
             yield from _trained_and_scored(REVIEW_GRAFTED)
@@ -181,13 +180,6 @@ def _stage(
     )
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
 def probe_tokens_per_second(recipe: Recipe, work: Path) -> float:
     """Speed of post-pretraining here, measured on ten steps of one micro-batch of random tokens.
 
@@ -215,6 +207,8 @@ def probe_tokens_per_second(recipe: Recipe, work: Path) -> float:
     started = 0.0
     for step in range(_PROBE_STEPS + 2):
         if step == 2:  # the first steps allocate memory
+            if device == "cuda":
+                torch.cuda.synchronize()
             started = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=uses_bfloat16(config.precision)):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss

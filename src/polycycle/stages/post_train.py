@@ -84,7 +84,7 @@ def _post_train(run: Run, source: Path, work: Path, folder: Path) -> dict[str, A
     if not is_first_rank():
         return {}
     trained = with_second_head(done.trained, model, start)
-    write_trained(start, trained, folder, trained)
+    write_trained(start, trained, folder)
     active = active_parameters(source)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     updated = max(active - frozen, 0)

@@ -27,6 +27,11 @@ def open_siblings(config: GraftConfig, base: Checkpoint) -> list[Checkpoint]:
     return found
 
 
+def sibling_name(number: int) -> str:
+    """What a sibling is called in the run: `post`, then `post-2`, …; counted from 1."""
+    return "post" if number == 1 else f"post-{number}"
+
+
 def sibling_key(post: Checkpoint) -> str:
     """Changes when anything does that a graft takes from the sibling."""
     files = {*(info.file for info in post.tensors.values()), *post.side_files()}

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from rich.console import Console
 from rich.progress import Progress
 
 import polycycle
@@ -20,6 +20,7 @@ from polycycle.families import family_of_dense, family_of_upcycled, is_upcycled
 from polycycle.files import write_json
 from polycycle.languages import LanguageGroups
 from polycycle.results import GroupSimilarity
+from polycycle.stages.evaluate import load_model
 from polycycle.stages.run import Run
 from polycycle.stages.stage import Stage
 
@@ -172,7 +173,8 @@ def measure_similarity(
 
     Source: LayerMoE, arXiv:2505.22582, §3.1, and the released code.
     """
-    from transformers import AutoModelForCausalLM, __version__
+    import torch
+    import transformers
 
     checkpoint = open_checkpoint(model_path, revision=revision)
     family_of = family_of_upcycled if is_upcycled(checkpoint.config) else family_of_dense
@@ -193,10 +195,7 @@ def measure_similarity(
         )
         for language in languages
     }
-    dtype: Any = "auto" if torch.cuda.is_available() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
-    if torch.cuda.is_available():
-        model.cuda()
+    model = load_model(checkpoint)
     means = {}
     for language, excerpt in excerpts.items():
 
@@ -218,7 +217,7 @@ def measure_similarity(
         versions={
             "polycycle": polycycle.__version__,
             "torch": torch.__version__,
-            "transformers": __version__,
+            "transformers": transformers.__version__,
         },
     )
 
@@ -236,7 +235,7 @@ def measure_recipe(
     """
     groups = recipe.languages.groups().first(group)
     languages = len(groups.original) + len(groups.all_expanded)
-    with Progress(transient=True) as bars:
+    with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("similarity", total=languages * tokens_per_language)
         return measure_similarity(
             model_path,

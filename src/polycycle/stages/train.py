@@ -110,7 +110,7 @@ def _train(
         return {}
     start = open_checkpoint(source)
     trained = with_second_head(done.trained, model, start)
-    write_trained(start, trained, folder, trained)
+    write_trained(start, trained, folder)
     active = active_parameters(source)
     # A token passes through the trained parameters that are active; in review that is next to none.
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)

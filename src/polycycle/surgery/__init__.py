@@ -10,7 +10,7 @@ from polycycle.surgery.deltas import (
     wider,
 )
 from polycycle.surgery.freezing import TrainingStage, Trains, freeze_for
-from polycycle.surgery.graft_checks import GraftTarget, refuse_own_folder
+from polycycle.surgery.graft_checks import GraftTarget
 from polycycle.surgery.graft_config import copy_side_files, grafted_config
 from polycycle.surgery.grafting import GraftPlan, execute_graft, fill_grafted, graft, plan_graft
 from polycycle.surgery.growing import GrowthPlan, execute_growth, fill_grown, grow, plan_growth
@@ -20,7 +20,7 @@ from polycycle.surgery.inspecting import (
     count_trainable,
     inspect_checkpoint,
 )
-from polycycle.surgery.new_tensors import ExpertInit
+from polycycle.surgery.new_tensors import ExpertInit, seeded_generator
 from polycycle.surgery.packs import pack, tensor_bytes, unpack
 from polycycle.surgery.saving import write_trained
 from polycycle.surgery.siblings import VOCABULARY, check_siblings
@@ -69,9 +69,9 @@ __all__ = [
     "plan_graft",
     "plan_growth",
     "plan_upcycle",
-    "refuse_own_folder",
     "row_blocks",
     "save_delta",
+    "seeded_generator",
     "sum_deltas",
     "tensor_bytes",
     "ungraft",

@@ -1,6 +1,5 @@
 """A delta saved once: its tensors, how large each is, and what it needs of its sibling."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polycycle.checkpoint import DTYPES, Checkpoint, TensorJob, write_tensors
+from polycycle.checkpoint import (
+    DTYPES,
+    Checkpoint,
+    TensorJob,
+    refuse_own_folder,
+    write_tensors,
+)
 from polycycle.errors import GraftError
 from polycycle.files import folder_when_whole, write_json
 from polycycle.surgery.deltas import (
@@ -21,7 +26,6 @@ from polycycle.surgery.deltas import (
     row_blocks,
     wider,
 )
-from polycycle.surgery.graft_checks import refuse_own_folder
 
 NORMS = "norms.json"
 _SHORT = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -125,8 +129,7 @@ def save_delta(
             "notes": list(delta.notes),
         }
         write_json(folder / "config.json", {"model_type": DELTA_TYPE, "delta": record})
-        for file in post.side_files():
-            shutil.copyfile(file, folder / file.name)
+        post.copy_side_files(folder)
     return table
 
 

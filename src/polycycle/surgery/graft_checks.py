@@ -1,13 +1,12 @@
 """Whether deltas fit an upcycled model, and whether a dense model is inside it afterwards."""
 
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 from polycycle.checkpoint import Checkpoint
 from polycycle.errors import GraftError
 from polycycle.surgery.deltas import Delta
+from polycycle.surgery.new_tensors import is_added
 from polycycle.surgery.siblings import VOCABULARY
 
 GraftTarget = Literal["all", "shared", "experts", "frozen-expert"]
@@ -33,12 +32,7 @@ def check_names(model: Checkpoint, deltas: Sequence[Delta]) -> None:
                     f"{name} is {list(found)} in {model.name} and {list(shape)} in {delta.name}; "
                     "give the model's own base and its sibling"
                 )
-        extra = [
-            name
-            for name in model.tensors
-            if name not in delta.shapes
-            and not re.search(r"\.mlp\.(experts|router|retention)", name)
-        ]
+        extra = [name for name in model.tensors if name not in delta.shapes and not is_added(name)]
         if extra:
             raise GraftError(
                 f"{delta.name} has no delta for {extra[0]!r} of {model.name}; is it the model's "
@@ -93,13 +87,3 @@ def why_no_reference(model: Checkpoint, deltas: Sequence[Delta], on: GraftTarget
     if deltas[0].base_hash != model.config.get("base_hash"):
         return "the delta does not start from the dense model that it was added to"
     return None
-
-
-def refuse_own_folder(out: Path, *inputs: Checkpoint) -> None:
-    """Refuse to write over what is being read.
-
-    Raises:
-        GraftError: naming the folder.
-    """
-    if any(one.folder.resolve() == out.resolve() for one in inputs):
-        raise GraftError(f"{out} is one of the models read; write to another folder")

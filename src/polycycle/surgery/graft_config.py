@@ -65,5 +65,4 @@ def copy_side_files(model: Checkpoint, post: Checkpoint, folder: Path) -> None:
         is_license = file.name.startswith(("LICENSE", "NOTICE"))
         if is_license or (not post.has_tokenizer and file.name != "generation_config.json"):
             shutil.copyfile(file, folder / file.name)
-    for file in post.side_files():
-        shutil.copyfile(file, folder / file.name)
+    post.copy_side_files(folder)

@@ -12,6 +12,7 @@ from polycycle.checkpoint import (
     combine_hashes,
     copy_job,
     open_checkpoint,
+    refuse_own_folder,
     write_tensors,
 )
 from polycycle.errors import GraftError
@@ -24,7 +25,6 @@ from polycycle.surgery.graft_checks import (
     check_base,
     check_names,
     known_bases,
-    refuse_own_folder,
     why_no_reference,
 )
 from polycycle.surgery.graft_config import copy_side_files, grafted_config

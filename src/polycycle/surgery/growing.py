@@ -1,6 +1,5 @@
 """A second group of languages on top of the first: experts appended, nothing else touched."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from polycycle.allocation import Assignment
-from polycycle.checkpoint import Checkpoint, TensorJob, copy_job, open_checkpoint, write_tensors
+from polycycle.checkpoint import (
+    Checkpoint,
+    TensorJob,
+    copy_job,
+    open_checkpoint,
+    refuse_own_folder,
+    write_tensors,
+)
 from polycycle.errors import UpcycleError
 from polycycle.families import family_of_upcycled
 from polycycle.files import folder_when_whole, write_json
@@ -164,8 +170,7 @@ def execute_growth(
     plan: GrowthPlan, out: Path, *, progress: Callable[[TensorJob], None] | None = None
 ) -> None:
     """Carry out a plan: weights, config and side files appear together in `out`."""
-    if plan.source.folder.resolve() == out.resolve():
-        raise UpcycleError(f"{out} is the model itself; write to another folder")
+    refuse_own_folder(out, plan.source)
     with folder_when_whole(out) as folder:
         fill_grown(plan, folder, progress=progress)
 
@@ -176,8 +181,7 @@ def fill_grown(
     """Carry out a plan in a folder that is already there."""
     write_tensors(folder, plan.jobs, progress=progress)
     write_json(folder / "config.json", plan.config)
-    for file in plan.source.side_files():
-        shutil.copyfile(file, folder / file.name)
+    plan.source.copy_side_files(folder)
 
 
 def _check_copied(copied: list[int], counts: list[int]) -> None:

@@ -4,6 +4,7 @@ Letters: E new experts of a layer, D hidden size, F intermediate size.
 """
 
 import hashlib
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 ExpertInit = Literal["copy", "random"]
 _FLOATS = ("F32", "BF16", "F16", "F64")
 _FIRST_GROUP = "g1"
+_ADDED = re.compile(r"\.mlp\.(experts|router|retention_gate)\.")
+
+
+def is_added(name: str) -> bool:
+    """Whether an expansion added a tensor of this name, rather than the dense model."""
+    return _ADDED.search(name) is not None
 
 
 def layer_jobs(
@@ -78,7 +85,7 @@ def layer_jobs(
     num_rows = count + 1 if is_first else count
 
     def rows() -> Tensor:
-        drawn = router_init(num_rows, hidden_size, _generator(f"{seed}/{drawn_for}/router"))
+        drawn = router_init(num_rows, hidden_size, seeded_generator(f"{seed}/{drawn_for}/router"))
         return drawn.to(DTYPES[dtype])
 
     return [
@@ -118,7 +125,7 @@ def redrawn_job(source: Checkpoint, name: str, *, seed: str) -> TensorJob:
 
     def rows() -> Tensor:
         num_rows, hidden_size = info.shape
-        return router_init(num_rows, hidden_size, _generator(f"{seed}/{name}")).to(
+        return router_init(num_rows, hidden_size, seeded_generator(f"{seed}/{name}")).to(
             DTYPES[info.dtype]
         )
 
@@ -148,14 +155,18 @@ def _copies(source: Checkpoint, names: list[str], shape: tuple[int, ...]) -> Ten
 
 def _random(shape: tuple[int, ...], dtype: str, std: float, seed: str) -> Tensor:
     """Normal random weights, drawn expert by expert so that only one is ever in float32."""
-    generator = _generator(seed)
+    generator = seeded_generator(seed)
     packed = torch.empty(shape, dtype=DTYPES[dtype])
     for expert in packed:
         expert.copy_(torch.randn(shape[1:], generator=generator) * std)
     return packed
 
 
-def _generator(seed: str) -> torch.Generator:
-    """A generator of its own for each tensor: the result does not depend on their order."""
+def seeded_generator(seed: str) -> torch.Generator:
+    """A generator of its own for each tensor: the result does not depend on their order.
+
+    Args:
+        seed: a number and what is drawn, `0/model.layers.3.mlp/router`.
+    """
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little") >> 1
     return torch.Generator().manual_seed(number)

@@ -5,19 +5,25 @@ rows, classifiers. It names its base (a hub base with its commit) and carries it
 """
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from polycycle.checkpoint import Checkpoint, content_hash, copy_job, open_checkpoint, write_tensors
+from polycycle.checkpoint import (
+    Checkpoint,
+    content_hash,
+    copy_job,
+    open_checkpoint,
+    refuse_own_folder,
+    write_tensors,
+)
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.families import is_upcycled
 from polycycle.files import folder_when_whole, write_json
 from polycycle.modeling import why_no_dense_reference
 from polycycle.results import TensorBytes
+from polycycle.surgery.new_tensors import is_added
 
 _PACK_TYPE = "polycycle_pack"
-_ADDED = re.compile(r"\.mlp\.(experts\.|router\.|retention_gate\.)")
 _GROUP = re.compile(r"\.(?:experts|rows)\.g(\d+)(?:\.|$)")
 
 
@@ -34,6 +40,7 @@ def pack(model: str | Path, out: Path) -> int:
     Raises:
         UpcycleError: the model is not upcycled, or does not know its base, or a graft left it
             without one.
+        ConfigError: `out` is the model itself.
     """
     source = open_checkpoint(model)
     reason = why_no_dense_reference(source.config)
@@ -48,7 +55,8 @@ def pack(model: str | Path, out: Path) -> int:
             f"{source.name}: only a model that polycycle upcycled from a known base has a pack; "
             f"its model_type is {source.config.get('model_type')!r}"
         )
-    added = [name for name in source.tensors if _ADDED.search(name)]
+    refuse_own_folder(out, source)
+    added = [name for name in source.tensors if is_added(name)]
     with folder_when_whole(out) as folder:
         write_tensors(folder, [copy_job(source, name) for name in sorted(added)])
         config = {
@@ -59,8 +67,7 @@ def pack(model: str | Path, out: Path) -> int:
             "model": dict(source.config),
         }
         write_json(folder / "config.json", config)
-        for file in source.side_files():
-            shutil.copyfile(file, folder / file.name)
+        source.copy_side_files(folder)
     return sum(info.num_bytes for name, info in source.tensors.items() if name not in set(added))
 
 
@@ -85,6 +92,7 @@ def unpack(
     Raises:
         CheckpointError: this is no pack, or the base is not the one it was made from.
         UpcycleError: the pack has fewer groups.
+        ConfigError: `out` is the base or the pack itself.
     """
     packed = open_checkpoint(pack_folder)
     if packed.config.get("model_type") != _PACK_TYPE:
@@ -92,6 +100,7 @@ def unpack(
     if revision is None and str(base) == packed.config.get("base_model"):
         revision = packed.config.get("base_revision")
     dense = open_checkpoint(base, revision=revision)
+    refuse_own_folder(out, dense, packed)
     found, wanted = content_hash(dense), packed.config["base_hash"]
     if found != wanted:
         raise CheckpointError(
@@ -107,8 +116,7 @@ def unpack(
         jobs = [copy_job(dense, name) for name in sorted(dense.tensors)]
         write_tensors(folder, jobs + [copy_job(packed, name) for name in names])
         write_json(folder / "config.json", config)
-        for file in packed.side_files():
-            shutil.copyfile(file, folder / file.name)
+        packed.copy_side_files(folder)
 
 
 def _base_of(packed: Checkpoint) -> str:
@@ -122,7 +130,7 @@ def tensor_bytes(checkpoint: Checkpoint) -> TensorBytes:
     groups = [0] * len(checkpoint.config["new_experts_by_group"])
     for name, info in checkpoint.tensors.items():
         group = _group_of(name)
-        if not _ADDED.search(name):
+        if not is_added(name):
             base += info.num_bytes
         elif group:
             groups[group - 1] += info.num_bytes

@@ -1,8 +1,6 @@
 """Writing a trained model: frozen tensors from where they came, trained ones from memory."""
 
-import re
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +10,10 @@ from polycycle.checkpoint import DTYPES, Checkpoint, TensorJob, copy_job, write_
 from polycycle.errors import CheckpointError
 from polycycle.families import is_upcycled
 from polycycle.files import write_json
-
-# Names of the tensors that upcycling adds.
-_ADDED = re.compile(r"\.mlp\.(experts|router|retention_gate)\.")
+from polycycle.surgery.new_tensors import is_added
 
 
-def write_trained(
-    source: Checkpoint, trained: Mapping[str, Tensor], folder: Path, names: Iterable[str]
-) -> None:
+def write_trained(source: Checkpoint, trained: Mapping[str, Tensor], folder: Path) -> None:
     """Write the model that training started from with some tensors replaced.
 
     Frozen tensors are copied from `source`, so they are bit-identical by construction. Trained
@@ -28,28 +22,25 @@ def write_trained(
 
     Args:
         source: the checkpoint that was trained.
-        trained: the model's state by name; more names than needed do no harm.
+        trained: the tensors that were trained, by name.
         folder: an existing folder to write into.
-        names: the tensors that were trained.
 
     Raises:
         CheckpointError: a trained tensor is not finite, or not part of the source.
     """
-    changed = set(names)
+    unknown = sorted(set(trained) - set(source.tensors))
+    if unknown:
+        raise CheckpointError(f"{source.name} has no tensor {unknown[0]!r}")
     jobs = [
-        _trained_job(source, name, trained[name]) if name in changed else copy_job(source, name)
+        _trained_job(source, name, trained[name]) if name in trained else copy_job(source, name)
         for name in source.tensors
     ]
-    unknown = changed - set(source.tensors)
-    if unknown:
-        raise CheckpointError(f"{source.name} has no tensor {sorted(unknown)[0]!r}")
     write_tensors(folder, jobs)
     config = {key: value for key, value in source.config.items() if key != "masked_groups"}
-    if is_upcycled(config) and not all(_ADDED.search(name) for name in changed):
+    if is_upcycled(config) and not all(map(is_added, trained)):
         config |= {"base_trained": True, "base_hash": None}
     write_json(folder / "config.json", config)  # what was masked has been trained
-    for file in source.side_files():
-        shutil.copyfile(file, folder / file.name)
+    source.copy_side_files(folder)
 
 
 def _trained_job(source: Checkpoint, name: str, tensor: Tensor) -> TensorJob:

@@ -1,6 +1,5 @@
 """Taking grafted deltas away again: frozen tensors from the base, new experts by subtraction."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from polycycle.checkpoint import (
     content_hash,
     copy_job,
     open_checkpoint,
+    refuse_own_folder,
     write_tensors,
 )
 from polycycle.errors import GraftError
@@ -26,7 +26,6 @@ from polycycle.surgery.delta_sums import (
     wide_of,
 )
 from polycycle.surgery.deltas import Delta
-from polycycle.surgery.graft_checks import refuse_own_folder
 from polycycle.surgery.graft_config import with_dense_settings
 from polycycle.surgery.grafting import KEPT
 
@@ -94,8 +93,7 @@ def ungraft(
     with folder_when_whole(out) as folder:
         write_tensors(folder, jobs, progress=progress)
         write_json(folder / "config.json", config)
-        for file in base.side_files():
-            shutil.copyfile(file, folder / file.name)
+        base.copy_side_files(folder)
     return summary
 
 

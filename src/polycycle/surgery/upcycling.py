@@ -3,7 +3,6 @@
 Letters: E new experts of a layer, D hidden size, F intermediate size.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from polycycle.checkpoint import (
     combine_hashes,
     copy_job,
     open_checkpoint,
+    refuse_own_folder,
     write_tensors,
 )
 from polycycle.errors import UpcycleError
@@ -166,8 +166,7 @@ def execute_upcycle(
     plan: UpcyclePlan, out: Path, *, progress: Callable[[TensorJob], None] | None = None
 ) -> None:
     """Carry out a plan: weights, config and side files appear together in `out`."""
-    if plan.dense.folder.resolve() == out.resolve():
-        raise UpcycleError(f"{out} is the dense model itself; write to another folder")
+    refuse_own_folder(out, plan.dense)
     with folder_when_whole(out) as folder:
         fill_upcycled(plan, folder, progress=progress)
 
@@ -180,8 +179,7 @@ def fill_upcycled(
     of_dense = {name: hashes[name] for name in plan.dense.tensors}
     base_hash = combine_hashes(of_dense, plan.dense.tensors)
     write_json(folder / "config.json", {**plan.config, "base_hash": base_hash})
-    for file in plan.dense.side_files():
-        shutil.copyfile(file, folder / file.name)
+    plan.dense.copy_side_files(folder)
 
 
 def _moe_config(

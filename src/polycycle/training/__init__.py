@@ -3,13 +3,7 @@
 from polycycle.training.alarms import Alarms, RaisedAlarm
 from polycycle.training.checkpoints import read_metrics
 from polycycle.training.progress import show_progress
-from polycycle.training.run import (
-    StageKind,
-    TrainedStage,
-    TrainingInterrupted,
-    train_stage,
-    use_one_gpu,
-)
+from polycycle.training.run import StageKind, TrainedStage, train_stage, use_one_gpu
 from polycycle.training.settings import AlarmSettings, TrainSettings, fast_bfloat16, uses_bfloat16
 from polycycle.training.sharding import is_sharded
 
@@ -20,7 +14,6 @@ __all__ = [
     "StageKind",
     "TrainSettings",
     "TrainedStage",
-    "TrainingInterrupted",
     "fast_bfloat16",
     "is_sharded",
     "read_metrics",

@@ -134,7 +134,7 @@ class Alarms:
             )
 
     def _mean_ratio(self, bits_per_byte: Mapping[str, float], tags: Sequence[str]) -> float | None:
-        """Mean of bits per byte over what is to be kept, over those of the languages measured."""
+        """Mean over languages of bits per byte ÷ what is to be kept; None if none is measured."""
         ratios = [
             bits_per_byte[tag] / self.kept[tag]
             for tag in tags

@@ -11,11 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from polycycle.evaluation import usage_entropy
-from polycycle.experts import FROZEN_EXPERT, NO_EXPERT
+from polycycle.evaluation import count_assignments, frozen_shares, usage_entropy
+from polycycle.experts import FROZEN_EXPERT
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import LayerRouting
 from polycycle.training.objective import MicroBatch
+
+_LOSSES = ("balance", "prior", "z", "classifier", "assignment")
+"""Of a `MicroBatch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,8 @@ class Monitor:
         languages = len(self.groups.all)
         self._nats = torch.zeros(languages, dtype=torch.float64)
         self._labels = torch.zeros(languages, dtype=torch.float64)
-        # balance, prior, z and classifier summed; then micro-batches counted, then steps; then
-        # assignment summed.
-        self._losses = torch.zeros(7, dtype=torch.float64)
+        # Unweighted losses summed, and what they are divided by.
+        self._sums = dict.fromkeys((*_LOSSES, "micro_batches", "steps"), 0.0)
         # Per language: tokens that reached an expert of its own, and tokens, over layers.
         self._reached = torch.zeros(languages, 2, dtype=torch.float64)
         self._frozen = torch.zeros(self._num_groups, 2, dtype=torch.float64)
@@ -79,9 +81,9 @@ class Monitor:
         """Take in one micro-batch."""
         self._nats += batch.nats.cpu()
         self._labels += batch.labels.cpu()
-        losses = (batch.balance, batch.prior, batch.z, batch.classifier)
-        values = [*(float(loss) for loss in losses), 1.0, 0.0, float(batch.assignment)]
-        self._losses += torch.tensor(values, dtype=torch.float64)
+        for name in _LOSSES:
+            self._sums[name] += float(getattr(batch, name))
+        self._sums["micro_batches"] += 1
         is_real = batch.language_ids >= 0
         self.tokens += int(is_real.sum())
         groups = self._group_of.to(batch.language_ids.device)[batch.language_ids[is_real]]
@@ -92,14 +94,11 @@ class Monitor:
                 self._add_reached(layer, batch.language_ids, is_real)
 
     def _add_layer(self, layer: LayerRouting, is_real: Tensor, groups: Tensor) -> None:
-        ids, weights = layer.expert_ids[is_real], layer.expert_weights[is_real].float()
-        num_experts = layer.router_logits.shape[-1]
-        chosen = ids[ids != NO_EXPERT]
-        counts = torch.bincount(chosen, minlength=num_experts).double().cpu()
+        ids = layer.expert_ids[is_real]
+        counts = count_assignments(ids, layer.router_logits.shape[-1]).double().cpu()
         before = self._step.get(layer.layer_index)
         self._step[layer.layer_index] = counts if before is None else before + counts
-        on_frozen = torch.where(ids == FROZEN_EXPERT, weights, torch.zeros_like(weights)).sum(-1)
-        share = (on_frozen / weights.sum(-1)).double()
+        share = frozen_shares(ids, layer.expert_weights[is_real])
         sums = torch.zeros(self._num_groups, 2, dtype=torch.float64, device=share.device)
         sums.index_add_(0, groups, torch.stack([share, torch.ones_like(share)], 1))
         self._frozen += sums.cpu()
@@ -124,7 +123,7 @@ class Monitor:
         routing = StepRouting([part / part.sum().clamp(min=1) for part in parts], layers)
         if layers:
             self._entropies.append(routing.entropies)
-        self._losses[5] += 1
+        self._sums["steps"] += 1
         self.steps += 1
         self._step = {}
         return routing
@@ -140,8 +139,13 @@ class Monitor:
             their experts, averaged over the layers that have any.
         """
         nats, labels = _over_ranks(self._nats), _over_ranks(self._labels)
-        losses, frozen = _over_ranks(self._losses), _over_ranks(self._frozen)
-        micro_batches, steps = losses[4].item(), losses[5].item() / _num_ranks()
+        sums = _over_ranks(torch.tensor(list(self._sums.values()), dtype=torch.float64))
+        total = dict(zip(self._sums, sums.tolist(), strict=True))
+        # Parts of a step's prior, classifier and assignment loss add up to the step's; of balance
+        # and router z each micro-batch has a value of its own.
+        micro_batches = max(total["micro_batches"], 1)
+        steps = max(total["steps"] / _num_ranks(), 1)
+        frozen = _over_ranks(self._frozen)
         line: dict[str, Any] = {
             "lm_loss": {
                 tag: (nats[i] / labels[i]).item()
@@ -150,11 +154,10 @@ class Monitor:
             }
         }
         of_routing = {
-            "balance_loss": losses[0].item() / max(micro_batches, 1),
-            # Parts of a step's prior and classifier loss add up, so the sum is divided by steps.
-            "prior_loss": losses[1].item() / max(steps, 1),
-            "z_loss": losses[2].item() / max(micro_batches, 1),
-            "classifier_loss": losses[3].item() / max(steps, 1),
+            "balance_loss": total["balance"] / micro_batches,
+            "prior_loss": total["prior"] / steps,
+            "z_loss": total["z"] / micro_batches,
+            "classifier_loss": total["classifier"] / steps,
             "expert0_share": {
                 _group_name(number): (frozen[number, 0] / frozen[number, 1]).item()
                 for number in range(self._num_groups)
@@ -165,7 +168,7 @@ class Monitor:
         }
         if self._own:
             reached = _over_ranks(self._reached)
-            of_routing["assignment_loss"] = losses[6].item() / max(steps, 1)
+            of_routing["assignment_loss"] = total["assignment"] / steps
             of_routing["own_experts_share"] = {
                 tag: (reached[i, 0] / reached[i, 1]).item()
                 for i, tag in enumerate(self.groups.all)

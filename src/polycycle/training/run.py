@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from polycycle.errors import PolycycleError, TrainingError
+from polycycle.errors import TrainingError, TrainingInterrupted
 from polycycle.experts import reachable_experts
 from polycycle.languages import LanguageGroups
 from polycycle.modeling import frozen_expert_only, why_no_dense_reference
@@ -33,10 +33,6 @@ from polycycle.training.trainer import RoutedTrainer, Validate
 
 logger = logging.getLogger(__name__)
 StageKind = TrainingStage | Literal["baseline", "post_train"]
-
-
-class TrainingInterrupted(PolycycleError):
-    """Ctrl-C or SIGTERM: everything is saved, the same command goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,9 +211,14 @@ def _arguments(
     output_dir: Path, settings: TrainSettings, num_sequences: int, *, is_sharded: bool
 ) -> TrainingArguments:
     ranks = num_ranks()
+    if settings.batch_size % ranks:
+        raise TrainingError(
+            f"batch_size={settings.batch_size} is not a multiple of the {ranks} processes; choose "
+            f"one that is, such as {ranks * max(1, settings.batch_size // ranks)}"
+        )
     share = settings.batch_size // ranks
     micro = settings.micro_batch_size or share
-    if settings.batch_size % (micro * ranks):
+    if share % micro:
         raise TrainingError(
             f"batch_size={settings.batch_size} is not a multiple of micro_batch_size={micro} × "
             f"{ranks} processes; choose a micro_batch_size that divides {share}"
