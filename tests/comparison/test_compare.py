@@ -102,7 +102,7 @@ def test_a_comparison_runs_what_is_missing_and_shows_what_failed(world):
 def test_a_demos_texts_hold_the_languages_of_cells_that_are_run_later(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(running, "write_demo", lambda home, **given: written.append(given))
-    monkeypatch.setattr(running, "_run", lambda cell, threads: 0)
+    monkeypatch.setattr(running, "_run", lambda cell, at_once: 0)
     cells = {
         "greek": {"languages.expanded": ["el"]},
         "russian": {"languages.expanded": ["ru"], "languages.unseen_original": ["ar"]},
@@ -117,7 +117,7 @@ def test_a_demos_texts_hold_the_languages_of_cells_that_are_run_later(tmp_path, 
 
 def test_a_variant_that_shows_a_model_of_another_is_run_by_that_ones_run(world, monkeypatch):
     ran = []
-    monkeypatch.setattr(running, "_run", lambda cell, threads: ran.append(cell.name) or 0)
+    monkeypatch.setattr(running, "_run", lambda cell, at_once: ran.append(cell.name) or 0)
     cells = {"one": None, "base": {"of": "one", "model": "base"}, "two": {"experts.top_k": 1}}
     study = {"name": "s", "recipe": "recipe.yaml", "output": str(world / "of"), "cells": cells}
     (world / "of.yaml").write_text(json.dumps(study | {"seeds": [0]}))

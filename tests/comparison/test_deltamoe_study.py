@@ -125,7 +125,7 @@ def test_answers_are_columns_by_task_and_group_and_only_where_some_cell_has_them
     titles = [line for line in lines if line.startswith("instructions: ")]
     assert titles == ["instructions: exact", "instructions: in form"]
     assert "…" not in shown  # whatever the number of groups, no number is cut
-    assert sum(line.startswith("3 six") for line in lines) == 5  # in every table
+    assert sum(line.startswith("3 six") for line in lines) == 6  # in every table
     assert "is right most often in instructions, expanded" in shown.replace("\n", " ")
     assert json.dumps(found.to_json())
     assert two.title == "two"
@@ -187,7 +187,7 @@ def test_a_demo_trains_the_base_of_another_family_once_and_siblings_of_it(tmp_pa
     monkeypatch.setattr(
         "polycycle.stages.demo.write_microworld", lambda world, **how: world.mkdir(parents=True)
     )
-    monkeypatch.setattr("polycycle.comparison.running._run", lambda cell, threads: 0)
+    monkeypatch.setattr("polycycle.comparison.running._run", lambda cell, at_once: 0)
     other = {"base": "qwen3", "graft.post": ["brackets", "equation"]}
     cells = {"plain": {"graft.post": "brackets"}, "other": other}
     asked = load_study(study(tmp_path, cells=cells, seeds=[3, 4]))

@@ -38,7 +38,7 @@ def test_of_cells_that_share_their_training_one_goes_ahead(asked, monkeypatch):
     events, lock = [], threading.Lock()
     together = threading.Barrier(3)
 
-    def fake(cell, threads):
+    def fake(cell, at_once):
         with lock:
             events.append(("begins", cell.name))
         if cell.name in ("few", "many", "dense"):
@@ -61,7 +61,7 @@ def test_of_cells_that_share_their_training_one_goes_ahead(asked, monkeypatch):
 def test_at_most_so_many_run_at_once(asked, monkeypatch):
     now, most, lock = 0, 0, threading.Lock()
 
-    def fake(cell, threads):
+    def fake(cell, at_once):
         nonlocal now, most
         with lock:
             now += 1
@@ -86,7 +86,7 @@ def test_cells_wait_for_no_training_that_is_done(asked, monkeypatch):
     few.result_file.write_text("{}", encoding="utf-8")
     together = threading.Barrier(2)
 
-    def fake(cell, threads):
+    def fake(cell, at_once):
         if cell.name in ALIKE:
             together.wait(timeout=20)  # passes only if the two that are left run at once
         return 0
@@ -101,7 +101,7 @@ def test_cells_wait_for_no_training_that_is_done(asked, monkeypatch):
 def test_what_stops_one_begins_no_other_and_is_said_at_once(asked, monkeypatch, error):
     begun, ended, said = [], threading.Event(), threading.Event()
 
-    def fake(cell, threads):
+    def fake(cell, at_once):
         begun.append(cell.name)
         if len(begun) == 1:
             ended.wait(timeout=20)
@@ -151,7 +151,7 @@ def test_a_cell_whose_texts_cannot_be_written_fails_alone(asked, monkeypatch, jo
 
     calls = []
     monkeypatch.setattr(running, "write_demo", write_demo)
-    monkeypatch.setattr(running, "_run", lambda cell, threads: 0)
+    monkeypatch.setattr(running, "_run", lambda cell, at_once: 0)
     told = run(asked, jobs)
     assert sum("FAILED before it began: brackets is" in line for line in told) == 1
     assert sum("done in" in line for line in told) == len(CELLS) - 1
@@ -162,12 +162,11 @@ def test_a_cell_whose_texts_cannot_be_written_fails_alone(asked, monkeypatch, jo
 
 def test_fewer_cells_than_jobs_share_all_processors(asked, monkeypatch):
     found = []
-    monkeypatch.setattr(running, "num_processors", lambda: 12)
-    monkeypatch.setattr(running, "_run", lambda cell, threads: found.append(threads) or 0)
+    monkeypatch.setattr(running, "_run", lambda cell, at_once: found.append(at_once) or 0)
     running.run_cells(asked, plan_cells(asked)[:2], tell=lambda line: None, jobs=12)
-    assert found == [6, 6]
+    assert found == [2, 2]
     running.run_cells(asked, plan_cells(asked)[:1], tell=lambda line: None, jobs=12)
-    assert found[2:] == [None]  # alone, so torch's own choice
+    assert found[2:] == [1]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_cells_at_once_share_the_processors(asked, monkeypatch, jobs, set_alread
     found = []
 
     def fake(command, *, env, **_):
-        found.append(env.get("OMP_NUM_THREADS"))
+        found.append((env.get("OMP_NUM_THREADS"), env["POLYCYCLE_RUNS_AT_ONCE"]))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(subprocess, "run", fake)
@@ -186,4 +185,4 @@ def test_cells_at_once_share_the_processors(asked, monkeypatch, jobs, set_alread
     if set_already:
         monkeypatch.setenv("OMP_NUM_THREADS", set_already)
     run(asked, jobs)
-    assert found == [expected] * len(CELLS)
+    assert found == [(expected, str(jobs))] * len(CELLS)

@@ -8,7 +8,7 @@ import pytest
 from polycycle.comparison import compare, comparison_page, plan_cells
 from polycycle.comparison.wording import pareto_front, sentences
 from tests.comparison.test_deltamoe_study import asked_for, finish
-from tests.results.example import example_result
+from tests.results.example import example_result, example_with_benchmarks
 
 
 def with_bits(result, factor, *, group):
@@ -23,14 +23,18 @@ def with_bits(result, factor, *, group):
     return result.model_copy(update={"models": (*result.models[:-1], final)})
 
 
-def finished(tmp_path, change=lambda result, cell: result):
+def finished(tmp_path, change=lambda result, cell: result, *, with_questions=False):
     asked = asked_for(tmp_path)
     cells = plan_cells(asked)
     for cell in cells:
         if cell.of is None:
-            result = example_result(with_questions=False, seed=cell.seed)
+            result = example_result(with_questions=with_questions, seed=cell.seed)
             finish(cell, change(result, cell))
     return asked, cells
+
+
+def _with_benchmarks(model):
+    return model.model_copy(update={"benchmarks": example_with_benchmarks().final.benchmarks})
 
 
 def test_a_sentence_says_by_how_much_and_whether_that_is_noise(tmp_path):
@@ -89,6 +93,44 @@ def test_every_language_is_shown_with_what_it_gained_or_kept(tmp_path):
     assert "Language by language" in comparison_page(found)
 
 
+def test_bits_saved_stand_beside_the_questions(tmp_path):
+    def fewer(result, cell):
+        return with_bits(result, 0.5, group=1) if cell.name == "six" else result
+
+    asked, cells = finished(tmp_path, fewer, with_questions=True)
+    found = compare(asked, cells)
+    assert found.measure == "accuracy"
+    assert found.saved == ["saved/Original", "saved/Unseen original", "saved/Expanded"]
+    two, six = (row.figures for row in found.rows[1:])
+    final, base = example_result().final, example_result().models[0]
+    tags = example_result().languages.expanded[0]
+    ratios = [final.scores[tag].bits_per_byte / base.scores[tag].bits_per_byte for tag in tags]
+    assert two["saved/Expanded"].mean == pytest.approx(1 - sum(ratios) / len(ratios))
+    assert six["saved/el"].mean == pytest.approx(1 - ratios[0] / 2)
+    assert six["saved/Expanded"].mean == pytest.approx(1 - sum(ratios) / len(ratios) / 2)
+    assert found.rows[2].against_reference["saved/Expanded"] != "one seed"
+    assert found.rows[0].figures["saved/Expanded"].mean == 0  # the base's own
+    page = comparison_page(found)
+    table = page[page.index("Bits per byte saved") :]
+    assert f"+{100 * six['saved/Expanded'].mean:.1f} ± 0.0 %" in table
+
+
+def test_benchmarks_are_columns(tmp_path):
+    benchmarks = example_with_benchmarks().final.benchmarks
+    models = example_with_benchmarks().models
+    found = compare(*finished(tmp_path, lambda r, cell: r.model_copy(update={"models": models})))
+    name = benchmarks.scores[0].benchmark
+    columns = [one for one in found.answers if one.task == name]
+    assert {one.what for one in columns} == {"score"}
+    expanded = next(one for one in columns if one.group == "Expanded")
+    tags = example_result().languages.expanded[0]
+    of_name = [s for s in benchmarks.scores if s.benchmark == name and s.language in tags]
+    values = [one.value if one.is_share else one.value / 100 for one in of_name]
+    assert found.rows[1].figures[expanded.key].mean == pytest.approx(sum(values) / len(values))
+    assert found.rows[0].figures[expanded.key].mean < found.rows[1].figures[expanded.key].mean
+    assert f"scores best in {name}, expanded" in comparison_page(found)
+
+
 def test_numbers_lead_to_their_run(tmp_path):
     asked, cells = finished(tmp_path)
     (cells[1].folder / "report").mkdir()
@@ -131,6 +173,16 @@ def test_the_page_says_what_was_compared(tmp_path):
                 "environment": result.environment.model_copy(update={"gpu": None}),
             },
             "the same machine",
+        ),
+        (
+            lambda result: {
+                "environment": result.environment.model_copy(update={"runs_at_once": 15}),
+            },
+            "1 to 15 runs were made at once, so times say little",
+        ),
+        (
+            lambda result: {"models": (*result.models[:-1], _with_benchmarks(result.final))},
+            "the same benchmark prompts",
         ),
     ],
 )

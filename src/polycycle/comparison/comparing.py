@@ -52,8 +52,8 @@ class Row:
         title: what it is called.
         num_experts: per mixture layer, if all seeds agree.
         figures: by name of `Figures`.
-        against_reference: for gain, kept, kept_unseen, answers and languages, whether the
-            difference from the reference variant is larger than the noise between seeds.
+        against_reference: for gain, kept, kept_unseen, answers, languages and bits saved, whether
+            the difference from the reference variant is larger than the noise between seeds.
         failed: seeds that failed.
         missing: seeds not run.
         differences: those differences, over the seeds that both variants have.
@@ -86,6 +86,12 @@ class Comparison:
     def speeds(self) -> list[ModelSpeed]:
         """What was measured of how fast models are, cell by cell."""
         return [one.speed for one in self.outcomes if one.speed is not None]
+
+    @property
+    def saved(self) -> list[str]:
+        """Groups of languages of which some variant has bits per byte, by key of its figure."""
+        keys = dict.fromkeys(key for row in self.rows for key in row.figures)
+        return [key for key in keys if key.startswith("saved/") and key[len("saved/")].isupper()]
 
     @property
     def reference(self) -> str:
@@ -203,7 +209,7 @@ def _row(
             figures[key] = spread_of(values)
     verdicts: dict[str, Verdict] = {}
     spreads: dict[str, Spread] = {}
-    several = (key for one in done.values() for key in (*one.answers, *one.languages))
+    several = (key for one in done.values() for key in one.by_key)
     for key in dict.fromkeys([*QUALITIES, *several]) if done else ():
         differences = [
             mine - theirs

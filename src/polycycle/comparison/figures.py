@@ -1,6 +1,7 @@
 """What one run comes to, against the base: the numbers that comparisons take means of."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Literal
 
 from polycycle.results import (
@@ -8,29 +9,36 @@ from polycycle.results import (
     ModelSpeed,
     RunResult,
     StageCost,
+    average,
     average_answers,
     average_gain,
     average_retention,
+    benchmark_of,
+    benchmarks_of,
     gain,
     groups_of,
     retention,
     tasks_of,
 )
 
+_Kind = Literal["exact_match", "in_form", "score"]
+_POINTS = 100.0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerColumn:
-    """One number of a generation task, over a group of languages or of one.
+    """One number of a generation task or a benchmark, over a group of languages or of one.
 
     Attributes:
         task: its name.
         group: title of the languages, or the tag of one.
-        what: share of answers that are right letter for letter, or in the form asked for.
+        what: share of answers that are right letter for letter, or in the form asked for; or what
+            a benchmark counts, of 0 to 1 (chrF and COMET are divided by 100).
     """
 
     task: str
     group: str
-    what: Literal["exact_match", "in_form"]
+    what: _Kind
 
     @property
     def key(self) -> str:
@@ -63,8 +71,10 @@ class Figures:
         decode_of_base: likewise.
         decode_batch_tokens_per_second: writing several texts at once, of all together.
         decode_batch_of_base: likewise.
-        answers: of generation tasks, shares by key of `AnswerColumn`.
+        answers: of generation tasks and benchmarks, shares by key of `AnswerColumn`.
         languages: gain or retention of each language: `gain/el`, `kept/en`.
+        saved: share of the base's bits per byte that the model saves, whatever the measure:
+            `saved/Expanded` (the mean over those languages), `saved/el`. Below zero it needs more.
     """
 
     gain: float | None
@@ -84,17 +94,23 @@ class Figures:
     decode_batch_of_base: float | None = None
     answers: dict[str, float] = field(default_factory=dict)
     languages: dict[str, float] = field(default_factory=dict)
+    saved: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def by_key(self) -> dict[str, float]:
+        """Those that not every run has: of answers, languages, and groups of languages."""
+        return self.answers | self.languages | self.saved
 
     def get(self, key: str) -> float | None:
         """A figure by its name, an answer by its column's key, or a language's."""
-        several = self.answers | self.languages
+        several = self.by_key
         value: float | None = several[key] if key in several else getattr(self, key, None)
         return value
 
     def names(self) -> list[str]:
         """Names of all figures."""
-        single = [one.name for one in fields(self) if one.name not in ("answers", "languages")]
-        return [*single, *self.answers, *self.languages]
+        single = [one.name for one in fields(self) if one.default_factory is MISSING]
+        return [*single, *self.by_key]
 
 
 def language_keys(result: RunResult) -> list[str]:
@@ -109,17 +125,21 @@ def language_keys(result: RunResult) -> list[str]:
 def answer_columns(
     result: RunResult, *, by_language: bool = False
 ) -> dict[AnswerColumn, tuple[str, ...]]:
-    """What a run may say about its generation tasks, and of which languages each is the mean."""
-    kinds: tuple[Literal["exact_match", "in_form"], ...] = ("exact_match", "in_form")
+    """What a run may say of tasks and benchmarks, and of which languages each is the mean."""
     groups = {group.title: tuple(group.languages) for group in groups_of(result)}
     if by_language:
         groups = {tag: (tag,) for languages in groups.values() for tag in languages}
     return {
         AnswerColumn(task=task, group=group, what=what): languages
-        for task in tasks_of(result)
+        for task, kinds in _kinds(result)
         for group, languages in groups.items()
         for what in kinds
     }
+
+
+def _kinds(result: RunResult) -> Iterable[tuple[str, tuple[_Kind, ...]]]:
+    yield from ((task, ("exact_match", "in_form")) for task in tasks_of(result))
+    yield from ((benchmark, ("score",)) for benchmark in benchmarks_of(result))
 
 
 def figures_of(
@@ -160,6 +180,7 @@ def figures_of(
         **({} if speed is None else _speeds(speed)),
         answers=_answers(result, shown.name),
         languages=_languages(result, shown.name, measure),
+        saved=_saved(result, shown.name),
     )
 
 
@@ -183,6 +204,20 @@ def _languages(result: RunResult, model: str, measure: Measure) -> dict[str, flo
     return found
 
 
+def _saved(result: RunResult, model: str) -> dict[str, float]:
+    """Against the base, by group and by language."""
+    found: dict[str, float] = {}
+    for group in groups_of(result):
+        shares = {}
+        for tag in group.languages:
+            kept = retention(result, model, tag, by="bits_per_byte", against="base")
+            if kept:
+                shares[f"saved/{tag}"] = 1 - 1 / kept
+        if shares:
+            found |= {f"saved/{group.title}": sum(shares.values()) / len(shares), **shares}
+    return found
+
+
 def _costs_of(result: RunResult, model: str) -> list[StageCost]:
     """What the stages took that lead to a model; none made the base and its siblings."""
     if model == result.final.name:
@@ -199,8 +234,18 @@ def _answers(result: RunResult, model: str) -> dict[str, float]:
     columns = answer_columns(result) | answer_columns(result, by_language=True)
     found = {}
     for column, languages in columns.items():
-        scores = average_answers(result, model, languages, column.task)
-        value: float | None = getattr(scores, column.what)
+        if column.what == "score":
+            value = average(_score(result, model, column.task, tag) for tag in languages)
+        else:
+            scores = average_answers(result, model, languages, column.task)
+            value = getattr(scores, column.what)
         if value is not None:
             found[column.key] = value
     return found
+
+
+def _score(result: RunResult, model: str, benchmark: str, language: str) -> float | None:
+    score = benchmark_of(result, model, benchmark, language)
+    if score is None:
+        return None
+    return score.value if score.is_share else score.value / _POINTS

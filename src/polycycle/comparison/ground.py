@@ -83,6 +83,11 @@ def _differences(results: Results) -> Iterable[str]:
     machines = {(r.environment.processor, r.environment.gpu) for r in results.values()}
     if len(machines) > 1:
         yield "Not all runs were made on the same machine, so times do not compare."
+    elif max(together := [r.environment.runs_at_once for r in results.values()]) > 1:
+        yield (
+            f"{_range(together, count)} runs were made at once, so times say little: what one took "
+            "depends on its neighbours."
+        )
 
 
 def _changed_defaults(results: Results, asked: Mapping[tuple[str, int], Recipe]) -> Iterable[str]:
@@ -129,11 +134,18 @@ def _questions(result: RunResult) -> int:
     return sum(scores.questions or 0 for scores in result.models[0].scores.values())
 
 
+def _prompts(result: RunResult) -> object:
+    found = result.final.benchmarks
+    scores = found.scores if found else ()
+    return {(one.benchmark, one.language): one.prompts_hash for one in scores}
+
+
 _SHARED: dict[str, Callable[[RunResult], object]] = {
     "base": lambda result: result.models[0].content_hash,
     "languages": lambda result: result.languages,
     "held-out text": _held_out,
     "questions": _questions,
+    "benchmark prompts": _prompts,
 }
 
 

@@ -61,6 +61,7 @@ def comparison_page(comparison: Comparison, *, is_linked: bool = True) -> str:
         legend=LEGEND,
         many=MANY,
         languages=_languages(comparison),
+        saved=_saved(comparison),
         speeds=_speeds(comparison),
         speed_note=speed_note(comparison.speeds) if comparison.speeds else "",
         answers=comparison.answers,
@@ -99,6 +100,18 @@ def quality_table(comparison: Comparison) -> Table:
         headings=(("Variant", ""), *headings, ("Experts", "per layer"), ("Seeds", "")),
         sections=(Section(title="", rows=rows),),
     )
+
+
+def _saved(comparison: Comparison) -> Table | None:
+    """Share of the base's bits per byte that is no longer needed; None where none were counted."""
+    if not comparison.saved:
+        return None
+    rows = tuple(
+        (title, *(quality(row, key, comparison.measure) for key in comparison.saved))
+        for title, row in numbered(comparison)
+    )
+    headings = [(key.split("/", 1)[1], "") for key in comparison.saved]
+    return Table(headings=(("Variant", ""), *headings), sections=(Section(title="", rows=rows),))
 
 
 def _languages(comparison: Comparison) -> Table | None:
@@ -197,7 +210,7 @@ def _quality_axes(comparison: Comparison) -> tuple[_Axis, ...]:
             100.0,
         )
         for one in comparison.answers
-        if one.what == "exact_match" and "original" not in one.group.lower()
+        if one.what != "in_form" and "original" not in one.group.lower()
     ]
     return (*_QUALITY_AXES, *answers)
 

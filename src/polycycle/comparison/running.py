@@ -21,6 +21,7 @@ from polycycle.families import SUPPORTED
 from polycycle.files import write_text
 from polycycle.microworld import FORMATS
 from polycycle.stages import (
+    RUNS_AT_ONCE,
     measured_models,
     num_processors,
     write_base,
@@ -232,7 +233,7 @@ def run_cells(
             cell=cell,
             title=f"{study.title_of(cell.name)}, seed {cell.seed}",
             number=f"{number}/{len(waiting)}",
-            threads=None if jobs == 1 else max(1, num_processors() // jobs),
+            at_once=jobs,
         )
         for number, cell in enumerate(waiting, start=1)
     ]
@@ -257,21 +258,21 @@ class _Task:
         cell: which.
         title: of its variant and seed.
         number: which one of how many.
-        threads: of the processor that it may use; None, where it runs alone, leaves that to torch.
+        at_once: it and those that run beside it.
     """
 
     cell: Cell
     title: str
     number: str
-    threads: int | None
+    at_once: int
 
 
 def _carry_out(task: _Task, tell: Callable[[str], None]) -> None:
     tell(f"[{task.number}] {task.title} …")
     started = time.monotonic()
-    code = _run(task.cell, task.threads)
+    code = _run(task.cell, task.at_once)
     minutes = (time.monotonic() - started) / 60
-    prefix = "    " if task.threads is None else f"    {task.title}: "  # lines of several mix
+    prefix = "    " if task.at_once == 1 else f"    {task.title}: "  # lines of several mix
     if code == 0:
         tell(f"{prefix}done in {minutes:.1f} min")
     elif code in _INTERRUPTED:
@@ -377,21 +378,22 @@ def _languages(study: Study) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _run(cell: Cell, threads: int | None = None) -> int:
+def _run(cell: Cell, at_once: int) -> int:
     """The exit code of `polycycle run` on this cell's recipe.
 
     Args:
         cell: what to run.
-        threads: of the processor, at most; None leaves that to torch.
+        at_once: how many share the processors with it, itself among them; alone it leaves to
+            torch how many it uses.
     """
     cell.failure_file.unlink(missing_ok=True)
     cell.result_file.unlink(missing_ok=True)  # of another recipe: it must not pass for this one's
     write_text(cell.recipe_file, cell.text)
     command = [sys.executable, "-m", "polycycle", "run", str(cell.recipe_file)]
     command += ["--set", f"reuse={json.dumps([str(folder) for folder in cell.reuse])}"]
-    environment = dict(os.environ)
-    if threads is not None:
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment = os.environ | {RUNS_AT_ONCE: str(at_once)}
+    if at_once > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_processors() // at_once)))
     with cell.log_file.open("w", encoding="utf-8") as log:
         code = subprocess.run(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False

@@ -35,6 +35,7 @@ def comparison_table(comparison: Comparison) -> Stack:
     return Stack(
         table,
         *_answers(comparison),
+        *_saved(comparison),
         *_costs(comparison),
         *(Text(one, "yellow") for one in comparison.ground.differences),
         *(Text(one) for one in sentences(comparison)),
@@ -44,7 +45,7 @@ def comparison_table(comparison: Comparison) -> Stack:
 
 
 def _answers(comparison: Comparison) -> list[Table]:
-    """One table for right answers and one for those in form, of each generation task."""
+    """One table for each kind of score of each generation task and benchmark."""
     by_table: dict[str, list[AnswerColumn]] = {}
     for column in comparison.answers:
         title = f"{column.task}: {ANSWER_KINDS[column.what].lower()}"
@@ -57,6 +58,17 @@ def _answers(comparison: Comparison) -> list[Table]:
             table.add_row(Text(name), *cells, style=_style(comparison, row))
         tables.append(table)
     return tables
+
+
+def _saved(comparison: Comparison) -> list[Table]:
+    """How many bits per byte fewer than the base's are needed, by group of languages."""
+    if not comparison.saved:
+        return []
+    table = _table("bits per byte saved", [key.split("/", 1)[1] for key in comparison.saved])
+    for name, row in numbered(comparison):
+        cells = [quality(row, key, comparison.measure) for key in comparison.saved]
+        table.add_row(Text(name), *cells, style=_style(comparison, row))
+    return [table]
 
 
 def _costs(comparison: Comparison) -> list[Table]:

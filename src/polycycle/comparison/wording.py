@@ -10,7 +10,7 @@ from polycycle.results import Measure, ModelSpeed
 
 SPEED_ENDINGS = ("_tokens_per_second", "_of_base")
 HEADINGS = {"gain": "Gained", "kept": "Kept", "kept_unseen": "Kept, unseen"}
-ANSWER_KINDS = {"exact_match": "Exact", "in_form": "In form"}
+ANSWER_KINDS = {"exact_match": "Exact", "in_form": "In form", "score": "Score"}
 _BASE = "base"
 _VERDICTS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "within noise": "≈"}
 LEGEND = (
@@ -41,7 +41,7 @@ def numbered(comparison: Comparison) -> list[tuple[str, Row]]:
 
 
 def answer_heading(column: AnswerColumn) -> str:
-    """`Exact, expanded`, or `In form, original`."""
+    """`Exact, expanded`, `In form, original`, or `Score, expanded` of a benchmark."""
     return f"{ANSWER_KINDS[column.what]}, {column.group.lower()}"
 
 
@@ -51,11 +51,11 @@ def unit_of_gain(measure: Measure) -> str:
 
 
 def quality(row: Row, key: str, measure: Measure) -> str:
-    """`+71.9 ± 1.2 ▲`, or `99.6 ± 0.2 % ▼`; a share of answers as what was kept."""
+    """`+71.9 ± 1.2 ▲`, or `99.6 ± 0.2 % ▼`; a share of answers as what was kept; `+7.9 ± 0.1 %`."""
     spread = row.figures.get(key)
     if spread is None:
         return MISSING
-    words = in_its_unit(spread, key, measure, sign=_is_gain(key))
+    words = in_its_unit(spread, key, measure, sign=_is_gain(key) or key.startswith("saved/"))
     mark = _VERDICTS.get(row.against_reference.get(key, "one seed"), "")
     return f"{words} {mark}".rstrip()
 
@@ -163,8 +163,9 @@ def sentences(comparison: Comparison) -> list[str]:
         "kept_unseen": "keeps most of the original languages that no training showed",
     }
     for column in comparison.answers:
-        if column.what == "exact_match":
-            asked[column.key] = f"is right most often in {column.task}, {column.group.lower()}"
+        if column.what != "in_form":
+            does = "scores best" if column.what == "score" else "is right most often"
+            asked[column.key] = f"{does} in {column.task}, {column.group.lower()}"
     for key in asked:
         having = [row for row in rows if key in row.figures]
         if not having:

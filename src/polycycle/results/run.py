@@ -91,6 +91,8 @@ class Environment(Part):
     """Cores that the process may use."""
     threads: Count
     """Threads that torch uses."""
+    runs_at_once: Count = 1
+    """How many runs of a comparison went on at a time, this one among them (`--jobs`)."""
     gpu: str | None = None
     """Name and number of the GPUs."""
     memory_bytes: Count

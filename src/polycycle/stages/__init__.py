@@ -11,7 +11,7 @@ from polycycle.stages.base import (
 )
 from polycycle.stages.benchmarks import HowToMeasure, benchmark_model, benchmark_run
 from polycycle.stages.demo import SIBLING, write_base, write_demo, write_siblings
-from polycycle.stages.environment import num_processors
+from polycycle.stages.environment import RUNS_AT_ONCE, num_processors
 from polycycle.stages.evaluate_alone import evaluate_by_recipe, evaluate_on_text, languages_of
 from polycycle.stages.export import (
     export_result,
@@ -37,6 +37,7 @@ from polycycle.stages.stage import Stage, is_done, read_manifest, run_stage, sta
 
 __all__ = [
     "HIDDEN_SIZE",
+    "RUNS_AT_ONCE",
     "SIBLING",
     "SIBLING_RATE",
     "SIBLING_TOKENS",

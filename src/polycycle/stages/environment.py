@@ -12,6 +12,9 @@ import polycycle
 from polycycle.results import Environment
 from polycycle.training import uses_bfloat16
 
+# Set by a comparison that runs several recipes at once: their times are not those of one alone.
+RUNS_AT_ONCE = "POLYCYCLE_RUNS_AT_ONCE"
+
 
 def describe_environment(precision: Literal["auto", "float32", "bfloat16"]) -> Environment:
     """Versions and machine, and what training at this precision computes in here."""
@@ -31,6 +34,7 @@ def describe_environment(precision: Literal["auto", "float32", "bfloat16"]) -> E
         processor=_processor(),
         cpu_cores=num_processors(),
         threads=torch.get_num_threads(),
+        runs_at_once=int(os.environ.get(RUNS_AT_ONCE, "1")),
         gpu=f"{gpus} × {torch.cuda.get_device_name()}" if gpus else None,
         memory_bytes=pages * page_size,
         dtype="bfloat16 autocast" if bfloat16 else "float32",
