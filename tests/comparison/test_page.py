@@ -205,10 +205,11 @@ def test_a_default_that_changed_since_a_run_is_said(tmp_path):
         return result.model_copy(update={"recipe": recipe})
 
     found = compare(*finished(tmp_path, older))
-    assert found.ground.differences == (
+    assert found.ground.changed_defaults == (
         'review.prior_form was "paper" when 2 of 4 runs were made; its default is "group" now. '
         "Delete a run's folder to make it anew.",
     )
+    assert "was &#34;paper&#34; when 2 of 4 runs were made" in comparison_page(found)
 
 
 def test_a_study_of_which_nothing_is_run_has_a_page(tmp_path):

@@ -24,11 +24,13 @@ class CommonGround:
     Attributes:
         facts: (name, words) of what was compared.
         differences: what runs of one seed do not share though a fair comparison would, if anything.
+        changed_defaults: settings left to a default that was another when some run was made.
         is_one_task: whether they share base and languages; where not, no variant beats another.
     """
 
     facts: tuple[tuple[str, str], ...] = ()
     differences: tuple[str, ...] = ()
+    changed_defaults: tuple[str, ...] = ()
     is_one_task: bool = True
 
 
@@ -64,7 +66,8 @@ def common_ground(
     task = [_values_by_seed(results, _SHARED[what]) for what in ("base", "languages")]
     return CommonGround(
         facts=tuple(facts),
-        differences=(*_differences(results), *_changed_defaults(results, asked or {})),
+        differences=tuple(_differences(results)),
+        changed_defaults=tuple(_changed_defaults(results, asked or {})),
         is_one_task=all(_is_same(values) for values in task),
     )
 

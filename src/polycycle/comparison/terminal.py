@@ -39,7 +39,7 @@ def comparison_table(comparison: Comparison) -> Stack:
         *_costs(comparison),
         *(Text(one, "yellow") for one in comparison.ground.differences),
         *(Text(one) for one in sentences(comparison)),
-        Text(LEGEND, "dim"),
+        *(Text(one, "dim") for one in (*comparison.ground.changed_defaults, LEGEND)),
         *told,
     )
 
