@@ -79,6 +79,22 @@ def test_nobody_wins_where_variants_differ_in_languages(tmp_path):
     assert "Not all runs of one seed have the same languages." in found.ground.differences
 
 
+def test_the_same_languages_in_groups_are_the_same_task(tmp_path):
+    def in_groups(result, cell):
+        if cell.name != "six":
+            return result
+        tags = result.languages.expanded[0]
+        groups = replace(result.languages, expanded=(tags[3:], tags[:3]))
+        return result.model_copy(update={"languages": groups})
+
+    found = compare(*finished(tmp_path, in_groups))
+    assert found.ground.differences == ()
+    assert found.saved[-2:] == ["saved/Expanded, group 1", "saved/Expanded, group 2"]
+    two, six = (row.figures for row in found.rows[1:])
+    assert six["saved/Expanded"].mean == pytest.approx(two["saved/Expanded"].mean)
+    assert six["saved/Expanded, group 1"].mean != pytest.approx(six["saved/Expanded"].mean)
+
+
 def test_every_language_is_shown_with_what_it_gained_or_kept(tmp_path):
     found = compare(*finished(tmp_path))
     result = example_result(with_questions=False)

@@ -206,15 +206,17 @@ def _languages(result: RunResult, model: str, measure: Measure) -> dict[str, flo
 
 def _saved(result: RunResult, model: str) -> dict[str, float]:
     """Against the base, by group and by language."""
+    groups = {group.title: group.languages for group in groups_of(result)}
+    groups.setdefault("Expanded", result.languages.all_expanded)  # of several groups, all
     found: dict[str, float] = {}
-    for group in groups_of(result):
+    for title, languages in groups.items():
         shares = {}
-        for tag in group.languages:
+        for tag in languages:
             kept = retention(result, model, tag, by="bits_per_byte", against="base")
             if kept:
                 shares[f"saved/{tag}"] = 1 - 1 / kept
         if shares:
-            found |= {f"saved/{group.title}": sum(shares.values()) / len(shares), **shares}
+            found |= {f"saved/{title}": sum(shares.values()) / len(shares), **shares}
     return found
 
 

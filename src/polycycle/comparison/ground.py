@@ -129,6 +129,12 @@ def _tokens(result: RunResult) -> int:
     return sum(cost.tokens for cost in result.costs)
 
 
+def _languages(result: RunResult) -> object:
+    """Whether those to learn come at once or in groups is a variant's own business."""
+    groups = result.languages
+    return tuple(map(frozenset, (groups.original, groups.unseen_original, groups.all_expanded)))
+
+
 def _held_out(result: RunResult) -> int:
     return sum(data.bytes for data in result.data if data.part == "valid")
 
@@ -145,7 +151,7 @@ def _prompts(result: RunResult) -> object:
 
 _SHARED: dict[str, Callable[[RunResult], object]] = {
     "base": lambda result: result.models[0].content_hash,
-    "languages": lambda result: result.languages,
+    "languages": _languages,
     "held-out text": _held_out,
     "questions": _questions,
     "benchmark prompts": _prompts,
