@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from polycycle.errors import ConfigError
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, beside and then renamed."""
@@ -31,6 +33,22 @@ def write_text(path: Path, text: str) -> None:
             raise
     os.chmod(beside.name, 0o644)
     os.replace(beside.name, path)
+
+
+def make_folder(path: Path) -> None:
+    """Make an output folder, with those above it, and try that files can be written in it.
+
+    Raises:
+        ConfigError: they cannot, or something else stands in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"output: {path} cannot be a folder to write in ({error.strerror}); name another place"
+        ) from error
 
 
 @contextmanager

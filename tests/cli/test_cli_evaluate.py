@@ -189,25 +189,45 @@ def test_benchmarks_of_a_run_join_its_result_report_and_card(place, tmp_path):
 
 @pytest.mark.slow
 def test_lm_eval_itself_loads_our_class_with_its_own_hf_model(place, tmp_path):
-    """The whole command in a process of its own, on a task of its YAML, batched, and writing."""
+    """The whole command in a process of its own, batched: what it reads and writes is the base's.
+
+    A fresh upcycle is its base, so scores and written texts are those of the dense model.
+    """
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     tasks = tmp_path / "yaml"
     tasks.mkdir()
     rows = [{"q": text, "a": "river"} for text in sentences("en", 5)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    (tasks / "copy.yaml").write_text(
-        "task: copy_test\ndataset_path: json\n"
+    data = (
+        "dataset_path: json\ntest_split: test\n"
         f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
-        "test_split: test\noutput_type: generate_until\ndoc_to_text: q\ndoc_to_target: a\n"
+    )
+    (tasks / "read.yaml").write_text(
+        f"task: read_test\n{data}output_type: loglikelihood_rolling\n"
+        "doc_to_text: ''\ndoc_to_target: '{{q}}'\nmetric_list: [{metric: bits_per_byte}]\n"
+    )
+    (tasks / "copy.yaml").write_text(
+        f"task: copy_test\n{data}output_type: generate_until\ndoc_to_text: q\ndoc_to_target: a\n"
         "generation_kwargs: {until: ['\\n'], max_gen_toks: 4, do_sample: false}\n"
         "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
     )
-    command = [sys.executable, "-m", "polycycle", "lm-eval", "run", "--model", "hf"]
-    command += ["--model_args", f"pretrained={place / 'moe'},dtype=float32", "--batch_size", "3"]
-    command += ["--device", "cpu", "--tasks", "copy_test", "--include_path", str(tasks)]
-    command += ["--output_path", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "copy_test" in done.stdout
-    (file,) = (tmp_path / "out").rglob("results_*.json")
-    assert json.loads(file.read_text())["n-samples"]["copy_test"]["effective"] == 5
+    bits, written = {}, {}
+    for model in ("dense", "moe"):
+        out = tmp_path / model
+        command = [sys.executable, "-m", "polycycle", "lm-eval", "run", "--model", "hf"]
+        command += ["--model_args", f"pretrained={place / model},dtype=float32"]
+        command += ["--batch_size", "3", "--device", "cpu", "--include_path", str(tasks)]
+        command += ["--tasks", "read_test", "copy_test", "--output_path", str(out)]
+        command += ["--log_samples"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "copy_test" in done.stdout
+        (file,) = out.rglob("results_*.json")
+        found = json.loads(file.read_text())
+        assert found["n-samples"]["copy_test"]["effective"] == 5
+        bits[model] = found["results"]["read_test"]["bits_per_byte,none"]
+        (file,) = out.rglob("samples_copy_test_*.jsonl")
+        written[model] = [json.loads(line)["resps"] for line in file.read_text().splitlines()]
+    assert bits["moe"] == pytest.approx(bits["dense"], rel=1e-5)
+    assert written["moe"] == written["dense"]
+    assert any(map(str.strip, (text for ((text,),) in written["moe"])))

@@ -131,8 +131,23 @@ def test_wrong_options_say_what_there_is(world):
     (world / "s.yaml").write_text(json.dumps(study))
     assert "Did you mean 'one'" in call(world / "s.yaml", "--only", "ones").output
     assert "write numbers" in call(world / "s.yaml", "--seeds", "a").output
-    assert "--seeds 7: there are 0, 1, 2" in call(world / "s.yaml", "--seeds", "7").output
+    for seeds in ("7", "0,7"):
+        found = call(world / "s.yaml", "--seeds", seeds).output
+        assert f"--seeds {seeds}: no seed 7; there are 0, 1, 2" in found
     study["cells"]["two"] = {"seeds": [5, 3]}
     (world / "s.yaml").write_text(json.dumps(study))
     found = call(world / "s.yaml", "--only", "two", "--seeds", "0").output
-    assert "--seeds 0: there are 3, 5" in found
+    assert "--seeds 0: no seed 0; there are 3, 5" in found
+
+
+def test_where_no_folder_can_be_is_said_before_anything_is_run(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_run", lambda cell, at_once: pytest.fail("run"))
+    study = {"name": "s", "recipe": "recipe.yaml", "output": "o", "cells": {"one": None}}
+    (world / "s.yaml").write_text(json.dumps(study))
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "one").write_text("a file")
+    for output, place in (("file", "file"), ("file/below", "file/below"), ("out", "out/one")):
+        done = call(world / "s.yaml", "--out", tmp_path / output)
+        assert done.exit_code == 1
+        assert f"ConfigError: output: {tmp_path / place} cannot be a folder" in done.output

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from polycycle.comparison import compare, comparison_page, plan_cells
+from polycycle.comparison import compare, comparison_page, measure_speeds, plan_cells
+from polycycle.comparison.ground import common_ground
 from polycycle.comparison.wording import pareto_front, sentences
 from tests.comparison.test_deltamoe_study import asked_for, finish
 from tests.results.example import example_result, example_with_benchmarks
@@ -51,6 +52,54 @@ def test_a_sentence_says_by_how_much_and_whether_that_is_noise(tmp_path):
     said = sentences(found)[0]
     assert f", +{by.mean:.3f} ± {by.deviation:.3f} against two (more than the noise" in said
     assert "gain" not in next(row for row in found.rows if row.cell == "two").differences
+
+
+def test_a_reference_that_wins_is_compared_with_the_next_best(tmp_path):
+    def worse(result, cell):  # six keeps clearly less; gains differ by seed, either way
+        if cell.name == "six":
+            result = with_bits(result, 1.05 + 0.001 * cell.seed, group=0)
+            result = with_bits(result, (1.02, 0.99)[cell.seed], group=1)
+        return result
+
+    asked, cells = finished(tmp_path, worse)
+    asked = asked.model_copy(update={"reference": "two"})
+    found = compare(asked, cells)
+    by = next(row for row in found.rows if row.cell == "six").differences
+    gained, kept, *_ = sentences(found)
+    assert gained.startswith("two gains most")
+    words = f"(the reference), +{-by['gain'].mean:.3f} ± {by['gain'].deviation:.3f} against the "
+    assert gained.endswith(f"{words}next best, six (not distinguishable by these seeds).")
+    words = f"(the reference), +{-100 * by['kept'].mean:.1f} ± {100 * by['kept'].deviation:.1f} "
+    words += "points against the next best, six (more than the noise between seeds)."
+    assert kept.endswith(words)
+    found = compare(asked, [cell for cell in cells if cell.seed == 0])
+    assert sentences(found)[1].endswith("against the next best, six (one seed: noise unknown).")
+
+
+def test_the_best_is_compared_with_the_reference_and_with_the_next_best(tmp_path):
+    asked = asked_for(tmp_path, cells={"a": None, "b": {"review.tokens": 7}, "c": {"seeds": [0]}})
+    cells = plan_cells(asked)
+    for cell in cells:
+        factor = {"a": 1.0, "b": 0.9, "c": 0.95}[cell.name] + 0.001 * cell.seed
+        finish(cell, with_bits(example_result(with_questions=False), factor, group=1))
+    said = sentences(compare(asked, cells))[0]
+    assert said.startswith("b gains most")
+    assert " against a (more than the noise between seeds), +" in said
+    assert said.endswith(" against the next best, c (one seed: noise unknown).")
+    said = sentences(compare(asked, [cell for cell in cells if cell.seed == 0]))[0]
+    assert " against a, +" in said  # the same of both
+    assert said.endswith(" against the next best, c (one seed: noise unknown).")
+
+
+def test_a_winner_without_a_rival_is_alone(tmp_path):
+    asked = asked_for(tmp_path, cells={"a": None, "later": {"seeds": [7]}})
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.name == "a":
+            finish(cell, example_result(with_questions=False))
+    assert sentences(compare(asked, cells))[0].endswith("bits per byte saved (the reference).")
+    finish(cells[-1], with_bits(example_result(with_questions=False), 0.9, group=1))
+    assert sentences(compare(asked, cells))[0].endswith(", no seed in common with a.")
 
 
 def test_the_front_holds_whom_nobody_beats_in_both(tmp_path):
@@ -212,6 +261,33 @@ def test_what_is_not_the_same_is_said(tmp_path, change, words):
     assert found.ground.differences[0] in comparison_page(found)
 
 
+def test_variants_that_show_a_model_before_the_end_were_trained_on_fewer_tokens(tmp_path):
+    asked = asked_for(
+        tmp_path,
+        cells={
+            "base": {"of": "two", "model": "base"},
+            "early": {"of": "two", "model": "post-pretrain", "title": "No review"},
+            "two": None,
+            "six": {"experts.num_experts": 6},
+        },
+    )
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.of is None:
+            finish(cell, example_result(with_questions=False))
+    assert compare(asked, cells).ground.differences == (
+        "Not all variants were trained on equally many tokens: 150.7 M, but 131.1 M for No review.",
+    )
+
+
+def test_many_that_were_trained_on_other_tokens_are_a_range():
+    by_title = {str(number): [1_000_000 * number] for number in range(1, 10)}
+    found = common_ground({("a", 0): example_result()}, tokens_by_title=by_title)
+    assert found.differences == (
+        "Not all variants were trained on equally many tokens: 1.0 M to 9.0 M.",
+    )
+
+
 def test_a_default_that_changed_since_a_run_is_said(tmp_path):
     def older(result, cell):
         recipe = cell.recipe.model_dump(mode="json") | {"name": "then", "output": "elsewhere"}
@@ -281,3 +357,31 @@ def test_a_cell_that_failed_is_shown_with_what_it_said_last(tmp_path):
     assert [one.status for one in found.outcomes] == ["failed", "failed", "not run"]
     assert found.to_json()["cells"][1]["error"] == "step 7 ConfigError: <too many> tokens"
     assert "ConfigError: &lt;too many&gt; tokens" in comparison_page(found)
+
+
+def test_a_result_that_cannot_be_read_is_one_failed_cell_and_the_rest_is_shown(tmp_path):
+    asked, cells = finished(tmp_path)
+    broken = next(cell for cell in cells if (cell.name, cell.seed) == ("six", 1))
+    broken.result_file.write_text('{"schema_version": ', "utf-8")
+    measure_speeds(asked, [broken], tell=pytest.fail)
+    found = compare(asked, cells)
+    (failed,) = [one for one in found.outcomes if one.status == "failed"]
+    assert (failed.cell, failed.seed) == ("six", 1)
+    assert f"delete it to make it anew: {broken.result_file}: not JSON" in failed.error
+    assert found.rows[2].failed == (1,)
+    assert [row.figures["gain"].seeds for row in found.rows] == [2, 2, 1]
+
+
+def test_a_finished_run_stays_finished_when_its_variant_gets_another_title(tmp_path):
+    cells = {"two": {"title": "Two: experts", "settings": {"experts.num_experts": 2}}}
+    (cell,) = plan_cells(asked_for(tmp_path, cells=cells, seeds=[0]))
+    finish(cell, example_result())
+    cells["two"]["title"] = "Two experts, of which one is the frozen original " * 3
+    (renamed,) = plan_cells(asked_for(tmp_path, cells=cells, seeds=[0]))
+    assert renamed.text != cell.text
+    assert renamed.is_done
+    cells["two"]["settings"]["experts.num_experts"] = 3
+    (changed,) = plan_cells(asked_for(tmp_path, cells=cells, seeds=[0]))
+    assert not changed.is_done
+    cell.recipe_file.write_text("{", "utf-8")
+    assert not cell.is_done

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from polycycle.config import load_recipe, parse_recipe
+from polycycle.config import load_recipe, load_study, parse_recipe, parse_yaml
 from polycycle.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +84,47 @@ def test_expanded_languages_may_come_in_several_groups():
     groups = parse_recipe(settings(languages=languages)).languages.groups()
     assert [list(group) for group in groups.expanded] == [["el", "hu"], ["bn"]]
     assert list(groups.all_expanded) == ["el", "hu", "bn"]
+
+
+@pytest.mark.parametrize("what", ["recipe", "study"])
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, what):
+    path = tmp_path / f"{what}.yaml"
+    path.write_text("name: a\ncells:\n  two: {}\n  six: {}\n  two: {}\nname: b\n")
+    with pytest.raises(ConfigError) as told:
+        (load_recipe if what == "recipe" else load_study)(path)
+    first, *lines = str(told.value).splitlines()
+    assert first.startswith(f"{path}: keys stand twice")
+    assert [line.strip() for line in lines] == [
+        "line 5: two stands in line 3 too",
+        "line 6: name stands in line 1 too",
+    ]
+    with pytest.raises(ConfigError, match=r"--set .*: keys stand twice[^\n]*\n  line 1: a stands"):
+        load_recipe(ROOT / "src/polycycle/microworld/demo.yaml", ["data={a: 1, a: 2}"])
+
+
+def test_what_a_merge_brings_in_may_be_overridden():
+    text = (
+        "all:\n  here: {in: &one {<<: &zero {a: 0, b: 0}, a: 1}}\nlast:\n  <<: *one\n  b: 2\n"
+        "other: {a: 1, 'a ': 2, 1: x, '1': y}\n"
+    )
+    found = parse_yaml(text, where="here")
+    assert found["all"]["here"]["in"] == {"a": 1, "b": 0}
+    assert found["last"]["b"] == 2
+    assert len(found["other"]) == 4
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: \x00"])
+def test_what_is_no_yaml_is_refused_with_its_place(text):
+    with pytest.raises(ConfigError, match="here is not valid YAML"):
+        parse_yaml(text, where="here")
+
+
+def test_a_problem_of_several_settings_is_named_by_these():
+    data = {**settings()["data"], "valid": {"en": "en.jsonl"}}
+    with pytest.raises(ConfigError, match=r"1 problem\(s\)\n  data\.valid: no text for"):
+        parse_recipe(settings(data=data))
+    with pytest.raises(ConfigError, match=r"\n  seed: .*greater than or equal to 0"):
+        parse_recipe(settings(seed=-1))
 
 
 def test_all_problems_are_reported_together_with_their_keys():

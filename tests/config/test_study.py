@@ -141,7 +141,18 @@ def test_bases_of_the_same_name_have_siblings_of_their_own(tmp_path):
         ({"cells": {"Two!": None}}, "'Two!' is to name a folder"),
         ({"reference": "tow"}, "no cell 'tow'. Did you mean 'two'"),
         ({"seed": [1]}, "seed: unknown setting. Did you mean 'seeds'"),
-        ({"seeds": []}, "seeds"),
+        ({"seeds": []}, "\n  seeds: needs at least 1, got none$"),
+        ({"seeds": [0, -1]}, r"seeds\.1: .*greater than or equal to 0 \(got -1\)"),
+        ({"cells": {"a": {"seeds": []}}}, r"cells\.a\.seeds: needs at least 1, got none"),
+        (
+            {"cells": {"a": {"title": "A"}, "b": {"title": "A"}}},
+            r"\n  cells\.b\.title: cells\.a is called 'A' too",
+        ),
+        ({"cells": {"a": None, "b": {"title": "a"}}}, r"cells\.b\.title: cells\.a is called 'a'"),
+        (
+            {"cells": {"a": None, "b": {"of": "c", "model": "base"}}},
+            r"1 problem\(s\)\n  cells\.b\.of: no cell 'c'",
+        ),
         (
             {"cells": {"a": {"titel": "A", "settings": {}}}},
             "cells.a.titel: unknown setting. Did you mean 'title'",

@@ -11,12 +11,13 @@ from transformers import AutoModelForCausalLM
 from polycycle.allocation import SimilarityTable, allocate_experts, read_table
 from polycycle.config import parse_recipe
 from polycycle.data import document_policy
-from polycycle.errors import CheckpointError, DataError
+from polycycle.errors import CheckpointError, ConfigError, DataError
 from polycycle.evaluation import complete_prompts
 from polycycle.report import write_report
 from polycycle.results import load_result, save_result
 from polycycle.stages import Run, plan_run, run_recipe, stage_folders
 from polycycle.stages.similarity import similarity
+from tests.config.test_recipe import settings
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
 from tests.training.test_two_processes import torchrun
@@ -525,3 +526,10 @@ def test_the_published_classifiers_go_through_a_run_of_two_groups(recipe_setting
     assert result.final.scores["el"].accuracy is not None
     judged = [share for share in result.final.routing.judged_original["en"] if share is not None]
     assert len(judged) == 1
+
+
+def test_a_run_whose_folder_is_a_file_ends_before_it_begins(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    recipe = parse_recipe(settings(output=str(tmp_path / "run")))
+    with pytest.raises(ConfigError, match=r"output: .*run cannot be a folder to write in"):
+        run_recipe(recipe, lambda note: None)

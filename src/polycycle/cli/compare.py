@@ -73,7 +73,7 @@ def compare(
     )
     from polycycle.config import load_study
     from polycycle.errors import ConfigError, did_you_mean
-    from polycycle.files import write_json, write_text
+    from polycycle.files import make_folder, write_json, write_text
 
     study = load_study(study_file, output, overrides or [])
     cells = plan_cells(study)
@@ -88,9 +88,11 @@ def compare(
     asked = {one for name in only or study.cells for one in (name, study.run_of(name))}
     named = [cell for cell in cells if cell.name in asked]
     chosen = [cell for cell in named if not wanted or cell.seed in wanted]
-    if not chosen:
-        there = ", ".join(map(str, sorted({cell.seed for cell in named})))
-        raise ConfigError(f"--seeds {seeds}: there are {there}")
+    there = {cell.seed for cell in named}
+    if unknown := sorted(wanted - there):
+        no, known = (", ".join(map(str, one)) for one in (unknown, sorted(there)))
+        raise ConfigError(f"--seeds {seeds}: no seed {no}; there are {known}")
+    make_folder(study.output)
     if not show_only:
         run_cells(study, chosen, tell=tell, retry_failed=retry_failed, jobs=jobs)
         if study.measure_speed:

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from polycycle.comparison.figures import (
     AnswerColumn,
     Figures,
     answer_columns,
+    costs_of,
     figures_of,
     language_keys,
 )
@@ -16,7 +18,7 @@ from polycycle.comparison.noise import Spread, Verdict, spread_of, verdict_on
 from polycycle.comparison.running import Cell
 from polycycle.comparison.speeds import shown_model, speed_of
 from polycycle.config import Study
-from polycycle.errors import ConfigError
+from polycycle.errors import ConfigError, PolycycleError
 from polycycle.results import (
     Measure,
     ModelScores,
@@ -123,11 +125,14 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
 
     All runs are measured alike: by questions if every one of them has them, else in bits per byte.
     """
-    loaded = {c.folder: load_result(c.result_file) for c in cells if c.is_done}
+    loaded, unreadable = _load(cells)
     results = {(c.name, c.seed): loaded[c.folder] for c in cells if c.folder in loaded}
     by_questions = all(measure_of_run(result) == "accuracy" for result in results.values())
     measure: Measure = "accuracy" if results and by_questions else "bits_per_byte"
-    outcomes = tuple(_outcome(cell, results.get((cell.name, cell.seed)), measure) for cell in cells)
+    outcomes = tuple(
+        _outcome(cell, results.get((cell.name, cell.seed)), measure, unreadable.get(cell.folder))
+        for cell in cells
+    )
     by_cell = {
         name: {one.seed: one for one in outcomes if one.cell == name} for name in study.cells
     }
@@ -139,7 +144,8 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
     has = {key for row in rows for key in row.figures}
     spoken = dict.fromkeys(key for result in results.values() for key in language_keys(result))
     asked = {at: c.recipe for c in cells if c.of is None and (at := (c.name, c.seed)) in results}
-    ground = common_ground({at: results[at] for at in asked}, asked)
+    runs = {at: results[at] for at in asked}
+    ground = common_ground(runs, asked, _tokens_by_title(study, cells, results))
     return Comparison(
         study=study,
         measure=measure,
@@ -152,6 +158,31 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
     )
 
 
+def _load(cells: Sequence[Cell]) -> tuple[dict[Path, RunResult], dict[Path, str]]:
+    """Results of finished runs by their folders, and why others cannot be read."""
+    loaded, unreadable = {}, {}
+    for folder, file in {cell.folder: cell.result_file for cell in cells if cell.is_done}.items():
+        try:
+            loaded[folder] = load_result(file)
+        except PolycycleError as error:
+            unreadable[folder] = f"no result to read; delete it to make it anew: {error}"
+    return loaded, unreadable
+
+
+def _tokens_by_title(
+    study: Study, cells: Sequence[Cell], results: Mapping[tuple[str, int], RunResult]
+) -> dict[str, list[int]]:
+    """What each variant's model was trained on, seed by seed; 0 where no stage led to it."""
+    found: dict[str, list[int]] = {}
+    for cell in cells:
+        result = results.get((cell.name, cell.seed))
+        if result is not None:
+            costs = costs_of(result, cell.model or result.final.name)
+            tokens = sum(cost.tokens for cost in costs)
+            found.setdefault(study.title_of(cell.name), []).append(tokens)
+    return found
+
+
 def _shown_columns(
     results: Mapping[tuple[str, int], RunResult], has: Collection[str], *, by_language: bool = False
 ) -> tuple[AnswerColumn, ...]:
@@ -161,11 +192,14 @@ def _shown_columns(
     return tuple(column for column in columns if column.key in has)
 
 
-def _outcome(cell: Cell, result: RunResult | None, measure: Measure) -> CellOutcome:
+def _outcome(
+    cell: Cell, result: RunResult | None, measure: Measure, unreadable: str | None
+) -> CellOutcome:
     where = {"cell": cell.name, "seed": cell.seed, "folder": str(cell.folder)}
     if result is None:
-        if cell.has_failed:
-            return CellOutcome(**where, status="failed", error=cell.last_words())  # type: ignore[arg-type]
+        if unreadable or cell.has_failed:
+            error = unreadable or cell.last_words()
+            return CellOutcome(**where, status="failed", error=error)  # type: ignore[arg-type]
         return CellOutcome(**where, status="not run")  # type: ignore[arg-type]
     shown = shown_model(cell, result)
     if shown is None:

@@ -164,7 +164,7 @@ def figures_of(
         for group in groups
         if not group.is_expanded
     }
-    costs = _costs_of(result, shown.name)
+    costs = costs_of(result, shown.name)
     flops = [cost.training_flops for cost in costs]
     known = [value for value in flops if value is not None]
     return Figures(
@@ -220,7 +220,7 @@ def _saved(result: RunResult, model: str) -> dict[str, float]:
     return found
 
 
-def _costs_of(result: RunResult, model: str) -> list[StageCost]:
+def costs_of(result: RunResult, model: str) -> list[StageCost]:
     """What the stages took that lead to a model; none made the base and its siblings."""
     if model == result.final.name:
         return list(result.costs)

@@ -1,8 +1,9 @@
 """What was compared: what all runs of a study have in common, and what they have not."""
 
 import json
+import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from polycycle.results import RunResult, groups_of, tasks_of
 
 Results = Mapping[tuple[str, int], RunResult]
 _SAME_TOKENS = 0.02
+_FEW = 3
 # Of each run alone: where it looks for stages that others made changes nothing in its numbers.
 _OWN = frozenset({"reuse"})
 
@@ -35,13 +37,16 @@ class CommonGround:
 
 
 def common_ground(
-    results: Results, asked: Mapping[tuple[str, int], Recipe] | None = None
+    results: Results,
+    asked: Mapping[tuple[str, int], Recipe] | None = None,
+    tokens_by_title: Mapping[str, Sequence[int]] | None = None,
 ) -> CommonGround:
     """What the runs say themselves of base, text and machine.
 
     Args:
         results: by variant and seed, each run once.
         asked: what each of them would be told today, to find defaults that changed since.
+        tokens_by_title: what led to the model that each variant shows, seed by seed.
     """
     if not results:
         return CommonGround()
@@ -66,7 +71,7 @@ def common_ground(
     task = [_values_by_seed(results, _SHARED[what]) for what in ("base", "languages")]
     return CommonGround(
         facts=tuple(facts),
-        differences=tuple(_differences(results)),
+        differences=(*_differences(results), *_unlike_tokens(tokens_by_title or {})),
         changed_defaults=tuple(_changed_defaults(results, asked or {})),
         is_one_task=all(_is_same(values) for values in task),
     )
@@ -77,12 +82,6 @@ def _differences(results: Results) -> Iterable[str]:
     for what, value_of in _SHARED.items():
         if not _is_same(_values_by_seed(results, value_of)):
             yield f"Not all runs of one seed have the same {what}."
-    tokens = [_tokens(result) for result in results.values()]
-    if max(tokens) > (1 + _SAME_TOKENS) * min(tokens):
-        yield (
-            "Not all variants were trained on equally many tokens: "
-            f"{_range(tokens, short_count)} in each run."
-        )
     machines = {(r.environment.processor, r.environment.gpu) for r in results.values()}
     if len(machines) > 1:
         yield "Not all runs were made on the same machine, so times do not compare."
@@ -91,6 +90,25 @@ def _differences(results: Results) -> Iterable[str]:
             f"{_range(together, count)} runs were made at once, so times say little: what one took "
             "depends on its neighbours."
         )
+
+
+def _unlike_tokens(by_title: Mapping[str, Sequence[int]]) -> Iterable[str]:
+    """Few that differ from the rest are named. A base and its siblings were trained elsewhere."""
+    trained = {title: max(tokens) for title, tokens in by_title.items() if any(tokens)}
+    if not trained or _is_close(min(trained.values()), max(trained.values())):
+        return
+    usual = statistics.median_high(trained.values())
+    others = {title: one for title, one in trained.items() if not _is_close(one, usual)}
+    if len(others) <= min(_FEW, len(trained) // 2):
+        words = "; ".join(f"{short_count(one)} for {title}" for title, one in others.items())
+        words = f"{short_count(usual)}, but {words}"
+    else:
+        words = _range(list(trained.values()), short_count)
+    yield f"Not all variants were trained on equally many tokens: {words}."
+
+
+def _is_close(one: int, other: int) -> bool:
+    return max(one, other) <= (1 + _SAME_TOKENS) * min(one, other)
 
 
 def _changed_defaults(results: Results, asked: Mapping[tuple[str, int], Recipe]) -> Iterable[str]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from polycycle.config import DEMO, Recipe, Study, cell_recipe, read_settings
+from polycycle.config import DEMO, Recipe, Study, cell_recipe, parse_yaml, read_settings
 from polycycle.errors import ConfigError, PolycycleError, did_you_mean
 from polycycle.families import SUPPORTED
-from polycycle.files import write_text
+from polycycle.files import make_folder, write_text
 from polycycle.microworld import FORMATS
 from polycycle.stages import (
     RUNS_AT_ONCE,
@@ -80,10 +80,11 @@ class Cell:
 
     @property
     def is_done(self) -> bool:
-        """Whether the run ended, with this very recipe."""
+        """Whether the run ended, with this very recipe, whatever it was called then."""
         if not (self.result_file.is_file() and self.recipe_file.is_file()):
             return False
-        return self.recipe_file.read_text(encoding="utf-8") == self.text
+        run = self.recipe_file.read_text(encoding="utf-8", errors="replace")
+        return run == self.text or _without_name(run) == _without_name(self.text)
 
     @property
     def failure_file(self) -> Path:
@@ -108,6 +109,17 @@ class Cell:
         lines = self.log_file.read_text(encoding="utf-8", errors="replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]
         return " ".join(said[-_TAIL_LINES:])
+
+
+def _without_name(recipe: str) -> object:
+    """The settings of a recipe but its name, which makes no number another."""
+    try:
+        settings = parse_yaml(recipe, where="recipe")
+    except ConfigError:  # nothing that we wrote, so nobody's recipe
+        return recipe
+    if isinstance(settings, dict):
+        settings.pop("name", None)
+    return settings
 
 
 def plan_cells(study: Study) -> list[Cell]:
@@ -165,7 +177,7 @@ def _check_model(cell: Cell) -> None:
 def _demo_settings() -> dict[str, Any]:
     """The demo's recipe without its last steps: a study that wants them says so."""
     path = files("polycycle.microworld") / "demo.yaml"
-    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"), where=path.name)
     for step in ("graft", "export", "evaluation"):
         settings.pop(step)
     settings["data"].pop("tasks")
@@ -220,12 +232,17 @@ def run_cells(
         retry_failed: try cells again that failed. An interrupted cell goes on where it was
             either way.
         jobs: how many to run at once. Of cells that share their first training one goes ahead.
+
+    Raises:
+        ConfigError: there is no writing where a cell's run is to stand.
     """
     cells = [cell for cell in cells if cell.of is None]
     waiting = [cell for cell in cells if not cell.is_done]
     if not retry_failed:
         waiting = [cell for cell in waiting if not cell.has_failed]
     tell(f"{study.name}: {len(cells)} cells, {len(cells) - len(waiting)} need no run")
+    for folder in dict.fromkeys(cell.folder.parent for cell in waiting):
+        make_folder(folder)
     languages = _languages(study) if study.recipe == DEMO else None
     jobs = max(1, min(jobs, len(waiting)))
     tasks = [

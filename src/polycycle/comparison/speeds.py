@@ -20,7 +20,10 @@ def measure_speeds(study: Study, cells: Sequence[Cell], *, tell: Callable[[str],
     for cell in cells:
         if not cell.is_done:
             continue
-        result = load_result(cell.result_file)
+        try:
+            result = load_result(cell.result_file)
+        except PolycycleError:
+            continue  # the table says what is wrong with it
         model = shown_model(cell, result)
         if model is None or speed_of(cell, result) is not None:
             continue

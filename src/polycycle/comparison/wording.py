@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from polycycle.comparison.comparing import QUALITIES, Comparison, Row
 from polycycle.comparison.figures import AnswerColumn
-from polycycle.comparison.noise import Spread, Verdict
+from polycycle.comparison.noise import Spread, Verdict, spread_of, verdict_on
 from polycycle.report.wording import MISSING, bytes_size, decimal, duration, flops, short_count
 from polycycle.results import Measure, ModelSpeed
 
@@ -155,7 +155,6 @@ def sentences(comparison: Comparison) -> list[str]:
     if not comparison.ground.is_one_task:
         return ["Variants differ in base or languages, so none of them wins: read each by itself."]
     rows = _competing(comparison)
-    titles = {row.cell: row.title for row in comparison.rows}
     said = []
     asked = {
         "gain": "gains most on the languages to learn",
@@ -176,8 +175,7 @@ def sentences(comparison: Comparison) -> list[str]:
         shown = in_its_unit(best.figures[key], key, comparison.measure, sign=key == "gain")
         unit = f" {unit_of_gain(comparison.measure)}" if key == "gain" else ""
         words = f"{best.title} {asked[key]}: {shown}{unit}"
-        against = _against(best, key, titles[comparison.reference], comparison.measure)
-        said.append(f"{words}{against}.")
+        said.append(f"{words}{_margins(comparison, best, having, key)}.")
     front = pareto_front(rows)
     if len(rows) > 1 and front:
         titles_there = "; ".join(row.title for row in front)
@@ -207,18 +205,54 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _against(row: Row, key: str, reference: str, measure: Measure) -> str:
-    """`, +3.1 ± 0.4 against Uniform, more than the noise between seeds`."""
+def _margins(comparison: Comparison, best: Row, having: Sequence[Row], key: str) -> str:
+    """`, +3.1 ± 0.4 against Uniform (more than the noise between seeds)`.
+
+    Against the reference, and against the next best where that is another.
+    """
+    reference = comparison.reference
+    is_reference = best.cell == reference
+    rivals = {} if is_reference else {reference: comparison.study.title_of(reference)}
+    others = [row for row in having if row is not best]
+    if others:
+        second = max(others, key=lambda row: row.figures[key].mean)
+        rivals.setdefault(second.cell, f"the next best, {second.title}")
+    margins = [
+        _margin(_paired(comparison, best.cell, cell, key), title, key, comparison.measure)
+        for cell, title in rivals.items()
+    ]
+    if len({verdict for _, verdict in margins}) == 1:  # said once, of both
+        margins[:-1] = [(words, "") for words, _ in margins[:-1]]
+    said = [f"{words}{verdict}" for words, verdict in margins]
+    return ", ".join([" (the reference)" if is_reference else "", *said])
+
+
+def _paired(comparison: Comparison, one: str, other: str, key: str) -> list[float]:
+    """How much more one variant has than another, over the seeds that both have."""
+    mine, theirs = (
+        {
+            outcome.seed: value
+            for outcome in comparison.outcomes
+            if outcome.cell == cell
+            and outcome.figures is not None
+            and (value := outcome.figures.get(key)) is not None
+        }
+        for cell in (one, other)
+    )
+    return [value - theirs[seed] for seed, value in mine.items() if seed in theirs]
+
+
+def _margin(
+    differences: Sequence[float], rival: str, key: str, measure: Measure
+) -> tuple[str, str]:
+    """What somebody is ahead by, and whether that is noise."""
     endings: dict[Verdict, str] = {
         "better": "more than the noise between seeds",
         "worse": "and that is no noise",
         "within noise": "not distinguishable by these seeds",
         "one seed": "one seed: noise unknown",
     }
-    verdict = row.against_reference[key]
-    if verdict == "reference":
-        return " (the reference)"
-    if key not in row.differences:
-        return f" (no seed in common with {reference})"
-    by = in_its_unit(row.differences[key], key, measure, sign=True).replace(" %", " points")
-    return f", {by} against {reference} ({endings[verdict]})"
+    if not differences:
+        return f"no seed in common with {rival}", ""
+    by = in_its_unit(spread_of(differences), key, measure, sign=True).replace(" %", " points")
+    return f"{by} against {rival}", f" ({endings[verdict_on(differences)]})"

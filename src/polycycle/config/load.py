@@ -34,17 +34,54 @@ def read_settings(path: Path, *, what: str) -> dict[str, Any]:
         what: what it should be, for the error: `recipe`, `study`.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or no mapping.
+        ConfigError: the file is missing, is not YAML, says a key twice, or is no mapping.
     """
     if not path.is_file():
         raise ConfigError(f"no {what} at {path}; expected a YAML file")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    settings = parse_yaml(text, where=str(path))
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(settings).__name__}")
     return settings
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ConfigError: it is not YAML, or keys stand twice in one mapping, with their lines.
+    """
+    try:
+        loader = _Loader(text)
+        value = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from error
+    if loader.repeated:
+        wrong = "keys stand twice, and only the last of each would count"
+        raise ConfigError("\n  ".join([f"{where}: {wrong}", *loader.repeated]))
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Notes keys that stand twice in one mapping, of which YAML silently takes the last."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.repeated: list[str] = []
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """The mapping as it is written: what `<<` brings in may be overridden in it."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            line, name = key.start_mark.line + 1, (key.tag, str(key.value))
+            if name in lines:
+                self.repeated.append(f"line {line}: {key.value} stands in line {lines[name]} too")
+            lines.setdefault(name, line)
+        return node
 
 
 def problems_of(error: ValidationError, model: type[BaseModel] = Recipe) -> list[str]:
@@ -78,10 +115,7 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override!r}: write key.sub=value, e.g. --set data.root=/text")
-    try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    return key, parse_yaml(text, where=f"--set {override!r}: the value")
 
 
 def change_setting(settings: dict[str, Any], key: str, value: Any, *, where: str) -> None:
@@ -110,6 +144,8 @@ def change_setting(settings: dict[str, Any], key: str, value: Any, *, where: str
 def _explain(problem: Any, model: type[BaseModel]) -> str:
     """One line for one pydantic problem: key, what is wrong, what is known."""
     key = _key_of(problem)
+    if not key:  # of several settings, which the message names
+        return str(problem["msg"]).removeprefix("Value error, ")
     parts = key.split(".")
     if problem["type"] == "extra_forbidden":
         # Another branch of a union may know the setting.
@@ -119,6 +155,9 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
         )
     if problem["type"] == "missing":
         return f"{key}: required, but not given"
+    if problem["type"] == "too_short":
+        least, got = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
+        return f"{key}: needs at least {least}, got {got or 'none'}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     given = problem.get("input")
     shown = "" if isinstance(given, (dict, BaseModel)) else f" (got {given!r})"
@@ -126,8 +165,8 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
 
 
 def _key_of(problem: Any) -> str:
-    """The setting that a problem is about, dotted."""
-    return ".".join(str(p) for p in problem["loc"] if not _is_type_tag(p)) or "recipe"
+    """The setting that a problem is about, dotted; empty where it is about several."""
+    return ".".join(str(p) for p in problem["loc"] if not _is_type_tag(p))
 
 
 # `constrained-int`, `dict[str,…]`, `method(lora)`; not `zh-Hant`, which is somebody's key.

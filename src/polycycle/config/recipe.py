@@ -7,7 +7,7 @@ the papers' where the papers give one (the line says so) and ours otherwise.
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import NonNegativeInt, model_validator
 
 from polycycle.config.baseline import BaselineConfig
 from polycycle.config.data import DataConfig
@@ -43,7 +43,7 @@ class Recipe(Section):
     """The run folder; every stage writes one folder in it."""
     reuse: tuple[Path, ...] = ()
     """Other run folders: a stage that one of them has made from the same inputs is taken over."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Seed of data order and initialisation."""
     languages: LanguagesConfig
     data: DataConfig

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, ValidationError, model_validator
 
 from polycycle.config.load import (
     change_setting,
@@ -24,6 +24,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 Settings = Annotated[dict[str, Any], Field(default_factory=dict)]
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 
 
 class CellConfig(Section):
@@ -31,7 +32,7 @@ class CellConfig(Section):
 
     settings: Settings
     """Settings of the recipe that differ, by dotted key: `experts.num_experts: 3`."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seeds: Seeds | None = None
     """Seeds of this variant; by default the study's."""
     title: str = ""
     """Name in tables; by default the key."""
@@ -72,7 +73,7 @@ class Study(Section):
     model of your own."""
     output: Path
     """Folder of all runs, and of the comparison."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     """Each variant is run once with each; noise is what they differ by."""
     settings: Settings
     """Settings that all variants change."""
@@ -93,6 +94,14 @@ class Study(Section):
                 raise ValueError(
                     f"cells: {name!r} is to name a folder: lower-case letters, digits, . _ - only; "
                     "put a nicer one into its `title`"
+                )
+        called: dict[str, str] = {}
+        for name in self.cells:
+            other = called.setdefault(title := self.title_of(name), name)
+            if other != name:
+                raise ValueError(
+                    f"cells.{name}.title: cells.{other} is called {title!r} too, and a table could "
+                    "not tell them apart"
                 )
         for name, cell in self.cells.items():
             if cell.of is None:

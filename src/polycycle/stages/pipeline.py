@@ -6,7 +6,7 @@ from typing import Literal
 
 from polycycle.checkpoint import open_checkpoint, own_tokenizer
 from polycycle.config import Recipe
-from polycycle.files import write_json
+from polycycle.files import make_folder, write_json
 from polycycle.modeling import why_no_dense_reference
 from polycycle.ranks import first_rank_first, is_first_rank, join_ranks
 from polycycle.results import ModelScores, RunResult
@@ -79,7 +79,7 @@ class _Found:
 def _open_run(recipe: Recipe, tell: Tell, until: LastStage) -> Run:
     """The run; what it reads is found missing or unfit now, not after the training."""
     join_ranks()
-    recipe.output.mkdir(parents=True, exist_ok=True)
+    make_folder(recipe.output)
     with first_rank_first():  # it may have to download the base
         run = Run(recipe, tell)
         if until == "end":
