@@ -151,3 +151,19 @@ def test_where_no_folder_can_be_is_said_before_anything_is_run(world, tmp_path, 
         done = call(world / "s.yaml", "--out", tmp_path / output)
         assert done.exit_code == 1
         assert f"ConfigError: output: {tmp_path / place} cannot be a folder" in done.output
+
+
+def test_a_study_on_another_recipe_keeps_to_a_folder_of_its_own(world, tmp_path):
+    asked = study(tmp_path, seeds=[0], cells={"one": None})
+    shown = call(asked, "--recipe", world / "recipe.yaml", "--show")
+    assert shown.exit_code == 0, shown.output
+    own = tmp_path / "out-recipe"
+    found = json.loads((own / "comparison.json").read_text())
+    assert found["study"]["recipe"] == str(world / "recipe.yaml")
+    (cell,) = plan_cells(load_study(asked, recipe=world / "recipe.yaml"))
+    cell.recipe_file.parent.mkdir(parents=True)
+    cell.recipe_file.write_text(cell.text)
+    mixed = call(asked, "--out", own, "--show")
+    assert mixed.exit_code == 1
+    assert "another recipe than the demo" in mixed.output
+    assert json.loads((own / "comparison.json").read_text()) == found

@@ -211,6 +211,7 @@ def test_numbers_lead_to_their_run(tmp_path):
 def test_the_page_says_what_was_compared(tmp_path):
     found = compare(*finished(tmp_path))
     facts = dict(found.ground.facts)
+    assert facts["Recipe"] == "demo"
     assert facts["Base"] == "dense-1b"
     assert facts["Variants × seeds"] == "2 × 2, 4 runs"
     assert facts["Tokens trained on"] == "150.7 M in each run"

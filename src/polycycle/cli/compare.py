@@ -11,13 +11,29 @@ from polycycle.cli.app import out, print_json, tell, verb
 @verb("compare", "Whole runs")
 def compare(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, in YAML.")],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run the study on this recipe instead of its own, say at full size: what it "
+            "changes for the demo alone is left out. Without --out, runs go to a folder called "
+            "after the study's own and the recipe.",
+        ),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--out", help="Folder of all runs, instead of the study's own.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of all runs, instead of the study's own. One that holds runs of the demo "
+            "takes no others, and the other way round.",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a setting of the recipe in all variants."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of the recipe in all variants; siblings.FORMAT=MODEL is for a "
+            "study that names siblings, with --recipe.",
         ),
     ] = None,
     only: Annotated[
@@ -57,26 +73,31 @@ def compare(
 
       cells: {two: {experts.num_experts: 2}, six: {experts.num_experts: 6}}
 
+    Most studies that ship are made for the demo, minutes a cell, and name in their first lines the
+    command for full size, with --recipe.
+
     Every cell is a run of its own; stages that are the same are made once. A finished cell is
     never run again, a failed one is shown with its error while the others go on, and an interrupted
     comparison goes on by the same command.
     """
     from polycycle.comparison import (
-        compare as compare_cells,
-    )
-    from polycycle.comparison import (
+        check_folder,
         comparison_page,
         comparison_table,
         measure_speeds,
         plan_cells,
         run_cells,
     )
+    from polycycle.comparison import (
+        compare as compare_cells,
+    )
     from polycycle.config import load_study
     from polycycle.errors import ConfigError, did_you_mean
     from polycycle.files import make_folder, write_json, write_text
 
-    study = load_study(study_file, output, overrides or [])
+    study = load_study(study_file, output, overrides or [], recipe)
     cells = plan_cells(study)
+    check_folder(study, cells)
     for name in only or ():
         if name not in study.cells:
             raise ConfigError(f"--only {name}: no such cell.{did_you_mean(name, study.cells)}")

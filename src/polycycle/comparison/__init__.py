@@ -1,6 +1,7 @@
 """Variants of one recipe side by side: run what is missing, then table, plots and page."""
 
 from polycycle.comparison.comparing import Comparison, compare
+from polycycle.comparison.folders import check_folder
 from polycycle.comparison.page import comparison_page, quality_figures, quality_table
 from polycycle.comparison.reading import read_comparison
 from polycycle.comparison.running import Cell, plan_cells, run_cells
@@ -12,6 +13,7 @@ __all__ = [
     "LEGEND",
     "Cell",
     "Comparison",
+    "check_folder",
     "compare",
     "comparison_page",
     "comparison_table",

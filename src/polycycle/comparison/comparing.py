@@ -146,6 +146,8 @@ def compare(study: Study, cells: Sequence[Cell]) -> Comparison:
     asked = {at: c.recipe for c in cells if c.of is None and (at := (c.name, c.seed)) in results}
     runs = {at: results[at] for at in asked}
     ground = common_ground(runs, asked, _tokens_by_title(study, cells, results))
+    if ground.facts:
+        ground = replace(ground, facts=(("Recipe", study.recipe), *ground.facts))
     return Comparison(
         study=study,
         measure=measure,

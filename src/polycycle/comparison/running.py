@@ -140,13 +140,13 @@ def plan_cells(study: Study) -> list[Cell]:
         for name, folder in folders.items():
             places: dict[str, Any] = {"output": str(folder), "seed": seed}
             places["name"] = f"{study.title_of(name)}, seed {seed}"
+            named = study.siblings
             if demo:
                 base, siblings = _demo_places(study, name, seed)
-                world = _demo_home(study, seed) / "world"
-                places |= {"base": str(base), "data.root": str(world)}
+                named = {form: str(siblings / form) for form in FORMATS}
+                places |= {"base": str(base), "data.root": str(demo_world(study.output, seed))}
             recipe = cell_recipe(study, name, settings, places)
-            if demo:
-                recipe = _with_siblings_in(siblings, recipe)
+            recipe = _with_siblings(recipe, named, where=f"cell {name}")
             others = tuple(other for other in folders.values() if other != folder)
             found[name] = Cell(
                 name=name,
@@ -188,6 +188,11 @@ def _demo_home(study: Study, seed: int) -> Path:
     return study.output / _SHARED / f"seed-{seed}"
 
 
+def demo_world(output: Path, seed: int) -> Path:
+    """The folder of the texts that a demo's cells with this seed read."""
+    return output / _SHARED / f"seed-{seed}" / "world"
+
+
 def _demo_places(study: Study, cell: str, seed: int) -> tuple[Path, Path]:
     """The base of a cell in a demo, and the folder of its siblings.
 
@@ -204,12 +209,28 @@ def _demo_places(study: Study, cell: str, seed: int) -> tuple[Path, Path]:
     return base, home / f"siblings-of-{'--'.join(base.relative_to(base.anchor).parts)}"
 
 
-def _with_siblings_in(folder: Path, recipe: Recipe) -> Recipe:
-    """In a demo, a sibling is called by its instruction format, and made when a cell needs it."""
+def _with_siblings(recipe: Recipe, named: Mapping[str, str], *, where: str) -> Recipe:
+    """Siblings that are called by their instruction format, found.
+
+    Args:
+        recipe: of a cell.
+        named: models by format: in a demo made when a cell needs them, else those of the study.
+        where: for the error.
+
+    Raises:
+        ConfigError: a format is named that the study gives no model for.
+    """
     if recipe.graft is None:
         return recipe
+    for one in recipe.graft.post:
+        if one.model in FORMATS and one.model not in named and not Path(one.model).exists():
+            raise ConfigError(
+                f"{where}, graft.post: {one.model!r} is an instruction format of the demo; with "
+                "another recipe the study has to say which post-trained model that is, as in "
+                f"`siblings: {{{one.model}: Qwen/Qwen2.5-1.5B-Instruct}}`"
+            )
     post = tuple(
-        one.model_copy(update={"model": str(folder / one.model)}) if one.model in FORMATS else one
+        one.model_copy(update={"model": named[one.model]}) if one.model in named else one
         for one in recipe.graft.post
     )
     return recipe.model_copy(update={"graft": recipe.graft.model_copy(update={"post": post})})

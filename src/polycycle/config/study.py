@@ -20,11 +20,14 @@ from polycycle.config.section import Section
 from polycycle.errors import ConfigError, did_you_mean
 
 DEMO = "demo"
+_OF_SIBLINGS = "siblings."
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 Settings = Annotated[dict[str, Any], Field(default_factory=dict)]
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+# Not written down again: a study that was loaded has them among its settings, or has none.
+DemoSettings = Annotated[dict[str, Any], Field(default_factory=dict, exclude=True)]
 
 
 class CellConfig(Section):
@@ -32,10 +35,14 @@ class CellConfig(Section):
 
     settings: Settings
     """Settings of the recipe that differ, by dotted key: `experts.num_experts: 3`."""
+    demo_settings: DemoSettings
+    """Those that differ from them in the demo alone; left out on any other recipe."""
     seeds: Seeds | None = None
     """Seeds of this variant; by default the study's."""
     title: str = ""
     """Name in tables; by default the key."""
+    demo_title: str = Field(default="", exclude=True)
+    """Name in tables of the demo, where that has to be another."""
     of: str | None = None
     """Another variant, of whose runs this one shows a model; it has none of its own."""
     model: str | None = None
@@ -44,7 +51,8 @@ class CellConfig(Section):
 
     @model_validator(mode="after")
     def _has_a_run_or_shows_another(self) -> Self:
-        if self.of is not None and (self.settings or self.seeds is not None):
+        told = self.settings or self.demo_settings or self.seeds is not None
+        if self.of is not None and told:
             raise ValueError("a cell with `of` has no run, so no `settings` and `seeds` of its own")
         if self.of is not None and self.model is None:
             raise ValueError("a cell with `of` shows a model of that run; name it: `model`")
@@ -77,6 +85,12 @@ class Study(Section):
     """Each variant is run once with each; noise is what they differ by."""
     settings: Settings
     """Settings that all variants change."""
+    demo_settings: DemoSettings
+    """Settings that all variants change in the demo alone; left out where `polycycle compare
+    --recipe` runs the study on another recipe, at full size."""
+    siblings: Annotated[dict[str, str], Field(default_factory=dict)]
+    """On another recipe than the demo: the models that instruction formats in `graft.post` stand
+    for, `brackets: Qwen/Qwen2.5-1.5B-Instruct`."""
     cells: Annotated[
         dict[str, Annotated[CellConfig, BeforeValidator(_as_cell)]], Field(min_length=1)
     ]
@@ -138,13 +152,21 @@ class Study(Section):
         return self.cells[cell].of or cell
 
 
-def load_study(path: Path, output: Path | None = None, overrides: Sequence[str] = ()) -> Study:
-    """The study in a YAML file.
+def load_study(
+    path: Path,
+    output: Path | None = None,
+    overrides: Sequence[str] = (),
+    recipe: Path | None = None,
+) -> Study:
+    """The study in a YAML file, with `demo_settings` in their place, or left out.
 
     Args:
         path: of the file.
         output: put in the place of what the file says.
         overrides: `key.sub=value` settings of the recipe, for all variants; a variant's own win.
+            `siblings.FORMAT=model` is of the study's `siblings`.
+        recipe: to run it on instead of the file's own. Runs then go to a folder of their own,
+            called after it, unless `output` is given.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or settings are wrong; all together.
@@ -157,9 +179,72 @@ def load_study(path: Path, output: Path | None = None, overrides: Sequence[str] 
     except ValidationError as error:
         lines = problems_of(error, Study)
         raise ConfigError("\n  ".join([f"{path}: {len(lines)} problem(s)", *lines])) from error
-    settings = {**study.settings, **dict(map(parse_override, overrides))}
-    recipe = DEMO if study.recipe == DEMO else str(path.parent / study.recipe)
-    return study.model_copy(update={"recipe": recipe, "settings": settings})
+    place = DEMO if study.recipe == DEMO else str(path.parent / study.recipe)
+    folder = study.output
+    if recipe is not None:
+        _check_recipe_file(recipe)
+        place = str(recipe)
+        folder = output or folder.with_name(f"{folder.name}-{recipe.stem}")
+    study = _at_its_size(study.model_copy(update={"recipe": place, "output": folder}))
+    changes = dict(map(parse_override, overrides))
+    named = {key: changes.pop(key) for key in list(changes) if key.startswith(_OF_SIBLINGS)}
+    if named:
+        study = _with_other_siblings(study, named)
+    return study.model_copy(update={"settings": {**study.settings, **changes}})
+
+
+def _check_recipe_file(recipe: Path) -> None:
+    """A recipe that `--recipe` names is a file, and not the demo, which has none to name."""
+    example = "such as recipes/moe_lpr_qwen2_5.yaml"
+    if str(recipe) == DEMO:
+        raise ConfigError(
+            f"--recipe {DEMO}: a study that is made for the demo runs on it without --recipe; "
+            f"leave that out, or name a recipe in YAML, {example}"
+        )
+    if not recipe.is_file():
+        there = [one.name for one in recipe.parent.glob("*.yaml")]
+        raise ConfigError(
+            f"--recipe {recipe}: no such file.{did_you_mean(recipe.name, there)} Name a recipe in "
+            f"YAML, {example}"
+        )
+
+
+def _with_other_siblings(study: Study, named: Mapping[str, Any]) -> Study:
+    """The study with the models that `--set siblings.FORMAT=MODEL` gives."""
+    siblings = dict(study.siblings)
+    for key, model in named.items():
+        form = key.removeprefix(_OF_SIBLINGS)
+        if study.recipe == DEMO:
+            raise ConfigError(
+                f"--set {key}: the demo makes its siblings itself; name a --recipe, too, or leave "
+                "it out"
+            )
+        if form not in siblings or not isinstance(model, str):
+            raise ConfigError(
+                f"--set {key}={model}: write {_OF_SIBLINGS}FORMAT=MODEL, with a folder or hub id."
+                f"{did_you_mean(form, set(siblings) - {form})} The study's siblings are "
+                f"{', '.join(siblings) or 'none'}"
+            )
+        siblings[form] = model
+    return study.model_copy(update={"siblings": siblings})
+
+
+def _at_its_size(study: Study) -> Study:
+    """The study with what is of the demo alone in its place, or left out."""
+    is_demo = study.recipe == DEMO
+
+    def sized(one: Study | CellConfig) -> dict[str, Any]:
+        own = one.demo_settings if is_demo else {}
+        return {"settings": {**one.settings, **own}, "demo_settings": {}}
+
+    def sized_cell(cell: CellConfig) -> CellConfig:
+        if not (cell.demo_settings or cell.demo_title):
+            return cell
+        title = (is_demo and cell.demo_title) or cell.title
+        return cell.model_copy(update={**sized(cell), "title": title, "demo_title": ""})
+
+    cells = {name: sized_cell(cell) for name, cell in study.cells.items()}
+    return study.model_copy(update={**sized(study), "cells": cells})
 
 
 def cell_recipe(
@@ -177,7 +262,7 @@ def cell_recipe(
         ConfigError: the variant's settings are wrong, naming it.
     """
     settings = copy.deepcopy(dict(recipe))
-    where = f"cell {cell}"
+    where = f"cell {cell}" if study.recipe == DEMO else f"cell {cell} on {study.recipe}"
     for changes in (study.settings, study.cells[cell].settings, places):
         for key, value in changes.items():
             change_setting(settings, key, copy.deepcopy(value), where=f"{where}, {key}")
