@@ -1,16 +1,73 @@
 """Studies that are made for the demo, run on another recipe instead."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from polycycle.comparison import check_folder, compare, plan_cells, read_comparison
-from polycycle.config import load_study
+from polycycle.config import load_recipe, load_study
 from polycycle.errors import ConfigError
+from polycycle.families import SUPPORTED
 from polycycle.files import write_json
+from polycycle.microworld import FORMATS
 from tests.config.test_study import ROOT, study
 
 RECIPE = ROOT / "recipes/moe_lpr_qwen2_5.yaml"
+LAYERS = 28  # of the base of that recipe
+OF_THE_DEMO = [
+    path
+    for path in sorted(ROOT.glob("recipes/studies/*.yaml"))
+    if yaml.safe_load(path.read_text("utf-8"))["recipe"] == "demo"
+]
+
+
+def full_version(path):
+    """The recipe and the settings of the command that a study's first lines give for full size."""
+    head = path.read_text("utf-8").split("\nname: ")[0]
+    commands = re.sub(r" \\\n# +", " ", head).split("\n")
+    (command,) = [line for line in commands if "--recipe" in line]
+    _, polycycle, verb, study_file, *options = shlex.split(command)
+    assert (polycycle, verb, study_file) == ("polycycle", "compare", f"recipes/studies/{path.name}")
+    assert set(options[::2]) <= {"--recipe", "--set"}
+    values = list(zip(options[::2], options[1::2], strict=True))
+    (recipe,) = [value for name, value in values if name == "--recipe"]
+    return ROOT / recipe, [value for name, value in values if name == "--set"]
+
+
+@pytest.mark.parametrize("path", OF_THE_DEMO, ids=lambda path: path.stem)
+def test_every_study_of_the_demo_has_a_full_version_without_anything_of_the_demo(path):
+    recipe_file, overrides = full_version(path)
+    asked = load_study(path, overrides=overrides, recipe=recipe_file)
+    of_recipe = [one for one in overrides if not one.startswith("siblings.")]
+    full = load_recipe(recipe_file, of_recipe)
+    for cell in plan_cells(asked):
+        told, changed = cell.recipe, asked.cells[asked.run_of(cell.name)].settings
+        if "post_pretrain.tokens" not in changed:
+            assert told.post_pretrain.tokens == full.post_pretrain.tokens
+        assert told.post_pretrain.tokens > 1_000_000_000
+        for stage in ("post_pretrain", "review"):
+            mine, theirs = (getattr(one, stage) for one in (told, full))
+            if mine is not None:
+                assert mine.batch_size == theirs.batch_size
+                assert mine.sequence_length == theirs.sequence_length
+                assert mine.learning_rate <= 4 * theirs.learning_rate
+        if told.review is not None:
+            assert told.review.tokens is None
+            assert not 0 < told.review.replay_documents < 10_000
+        assert told.evaluation == full.evaluation
+        assert (told.data.root, told.data.train) == (full.data.root, full.data.train)
+        assert told.base not in SUPPORTED
+        assert not told.base.startswith("runs/")
+        assert not [one for one in (told.graft.post if told.graft else ()) if one.model in FORMATS]
+        if told.experts.allocation is not None:
+            assert told.experts.allocation.tokens_per_language == 100_000
+        counts = told.experts.num_experts
+        assert isinstance(counts, int) or len(counts) == LAYERS
+        if told.experts.assignment != "shared":
+            assert sum(told.experts.assignment.values()) == counts - 1
 
 
 def test_what_is_of_the_demo_alone_is_left_out_on_another_recipe(tmp_path):
