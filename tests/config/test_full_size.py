@@ -116,6 +116,12 @@ def test_a_cell_without_a_run_has_nothing_to_tell_the_demo(tmp_path):
         load_study(study(tmp_path, cells=cells))
 
 
+def test_titles_differ_in_the_demo_too(tmp_path):
+    cells = {"one": {"title": "A", "demo_title": "C"}, "two": {"title": "B", "demo_title": "C"}}
+    with pytest.raises(ConfigError, match=r"cells.two.demo_title: cells.one is called 'C' too"):
+        load_study(study(tmp_path, cells=cells))
+
+
 def test_instruction_formats_stand_for_the_studys_siblings(tmp_path):
     both = ["brackets", {"model": "equation", "scale": 0.5}]
     siblings = {"brackets": "A/chat", "equation": "B/chat"}

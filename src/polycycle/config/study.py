@@ -109,14 +109,16 @@ class Study(Section):
                     f"cells: {name!r} is to name a folder: lower-case letters, digits, . _ - only; "
                     "put a nicer one into its `title`"
                 )
-        called: dict[str, str] = {}
-        for name in self.cells:
-            other = called.setdefault(title := self.title_of(name), name)
-            if other != name:
-                raise ValueError(
-                    f"cells.{name}.title: cells.{other} is called {title!r} too, and a table could "
-                    "not tell them apart"
-                )
+        for in_demo in (False, True):
+            called: dict[str, str] = {}
+            for name, cell in self.cells.items():
+                key = "demo_title" if in_demo and cell.demo_title else "title"
+                other = called.setdefault(title := getattr(cell, key) or name, name)
+                if other != name:
+                    raise ValueError(
+                        f"cells.{name}.{key}: cells.{other} is called {title!r} too, and a table "
+                        "could not tell them apart"
+                    )
         for name, cell in self.cells.items():
             if cell.of is None:
                 continue
