@@ -17,7 +17,7 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What of a hub repository is fetched: weights in safetensors, and text files. Never pickles, code.
-_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def similarity(run: Run, group: int, model: str | Path) -> SimilarityTable | Non
         name=similarity_name(group),
         result_version=1,
         inputs={
-            "model": run.base_inputs if group == 1 else run.keys[Path(model).name],
+            "model": run.base_key if group == 1 else run.keys[Path(model).name],
             "tokenizer": tokenizer_hash(run.tokenizer),
             "texts": _text_inputs(run, group),
             "languages": run.language_inputs(group),
