@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import pytest
@@ -120,6 +121,15 @@ def test_a_broken_folder_is_refused_with_what_is_wrong(dense, tmp_path, harm, me
     harm(folder)
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(folder)
+
+
+def test_the_longest_context_is_what_the_config_says_up_to_what_is_asked_for(dense):
+    checkpoint = open_checkpoint(dense)
+    said = {1000: 256, 100: 100}
+    assert {most: checkpoint.longest_context(most) for most in said} == said
+    assert replace(checkpoint, config={}).longest_context(1000) == 1000
+    unlimited = {"max_position_embeddings": None}
+    assert replace(checkpoint, config=unlimited).longest_context(1000) == 1000
 
 
 def test_the_folder_hash_sees_config_and_what_travels_with_the_weights_wherever_they_lie(

@@ -92,6 +92,10 @@ class Checkpoint:
         for file in self.side_files():
             shutil.copyfile(file, folder / file.name)
 
+    def longest_context(self, at_most: int) -> int:
+        """Tokens that the model can see at once; `at_most` of them where it says more, or none."""
+        return min(int(self.config.get("max_position_embeddings") or at_most), at_most)
+
     @property
     def revision(self) -> str | None:
         """The commit of a hub repository; None for a folder."""

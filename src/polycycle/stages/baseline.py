@@ -138,8 +138,7 @@ def replayed_documents(run: Run, num_tokens: int) -> Iterator[NDArray[np.int32]]
     originals, corpora = run.recipe.languages.original, run.corpora.review
     if not set(originals) <= set(corpora):
         corpora = run.corpora.post_pretrain
-    longest = int(run.base.config.get("max_position_embeddings") or _CALIBRATION_LENGTH)
-    longest = min(longest, _CALIBRATION_LENGTH)
+    longest = run.base.longest_context(_CALIBRATION_LENGTH)
     shares = share_tokens(num_tokens, dict.fromkeys(originals, 1.0))
     for tag, left in shares.items():
         for index in range(len(corpora[tag])):

@@ -172,12 +172,9 @@ def evaluate_model(
     model = load_model(checkpoint)
     # Without a dense model inside there is nothing to be at a distance from, or to keep exactly.
     has_base = is_upcycled(checkpoint.config) and not why_no_dense_reference(checkpoint.config)
-    longest = min(
-        getattr(model.config, "max_position_embeddings", _LONGEST_WINDOW), _LONGEST_WINDOW
-    )
     policy = document_policy(tokenizer)
     speaks = own_tokenizer(checkpoint, tokenizer) if tasks else tokenizer
-    context_length = settings.context_length or longest
+    context_length = settings.context_length or checkpoint.longest_context(_LONGEST_WINDOW)
     tallies, scores, gated = {}, {}, {}
     threshold = float(getattr(model.config, "retention_threshold", 0.0))
     with Progress(console=Console(stderr=True), transient=True) as bar:
