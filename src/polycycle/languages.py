@@ -80,8 +80,8 @@ def is_right_to_left(tag: str) -> bool:
 
 def languages_by_group(recorded: Mapping[str, Any] | None) -> list[list[str]]:
     """Original languages, then those of every expanded group, of a config's `language_groups`."""
-    groups = recorded or {}
-    return [list(groups.get("original") or ()), *map(list, groups.get("expanded") or ())]
+    groups = LanguageGroups.recorded(recorded)
+    return [list(groups.original), *map(list, groups.expanded)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +108,24 @@ class LanguageGroups:
                 f"languages: {', '.join(repeated)} stand in more than one group; "
                 "a language is original, unseen original, or in exactly one expanded group"
             )
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any] | None) -> "LanguageGroups":
+        """The groups of a config's `language_groups`; none at all where nothing is recorded."""
+        said = record or {}
+        return cls(
+            original=tuple(said.get("original") or ()),
+            unseen_original=tuple(said.get("unseen_original") or ()),
+            expanded=tuple(map(tuple, said.get("expanded") or ())),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What stands in a config as `language_groups`."""
+        return {
+            "original": list(self.original),
+            "unseen_original": list(self.unseen_original),
+            "expanded": [list(group) for group in self.expanded],
+        }
 
     def first(self, number: int) -> "LanguageGroups":
         """The same with only the first so many expanded groups; language ids stay what they are."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from polycycle.checkpoint import (
     TensorJob,
     content_hash,
+    folder_hash,
     open_checkpoint,
     own_tokenizer,
     write_tensors,
@@ -18,7 +20,7 @@ from polycycle.checkpoint import (
 from polycycle.errors import CheckpointError
 from tests.surgery.siblings import add_tokenizer
 from tests.text import VOCAB_SIZE, make_tokenizer
-from tests.tiny import save_dense
+from tests.tiny import edit_config, save_dense
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,34 @@ def test_a_broken_folder_is_refused_with_what_is_wrong(dense, tmp_path, harm, me
         open_checkpoint(folder)
 
 
+def test_the_longest_context_is_what_the_config_says_up_to_what_is_asked_for(dense):
+    checkpoint = open_checkpoint(dense)
+    said = {1000: 256, 100: 100}
+    assert {most: checkpoint.longest_context(most) for most in said} == said
+    assert replace(checkpoint, config={}).longest_context(1000) == 1000
+    unlimited = {"max_position_embeddings": None}
+    assert replace(checkpoint, config=unlimited).longest_context(1000) == 1000
+
+
+def test_the_folder_hash_sees_config_and_what_travels_with_the_weights_wherever_they_lie(
+    dense, tmp_path
+):
+    folder = shutil.copytree(dense, tmp_path / "model")
+    seen = [folder_hash(open_checkpoint(dense)), folder_hash(open_checkpoint(folder))]
+    (folder / "README.md").write_text("# No part of the model")
+    seen.append(folder_hash(open_checkpoint(folder)))
+    assert len(set(seen)) == 1
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    seen.append(folder_hash(open_checkpoint(folder)))
+    (folder / "generation_config.json").write_text('{"do_sample": true}')
+    seen.append(folder_hash(open_checkpoint(folder)))
+    edit_config(folder, rms_norm_eps=0.5)
+    seen.append(folder_hash(open_checkpoint(folder)))
+    save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
+    seen.append(folder_hash(open_checkpoint(folder)))
+    assert len(set(seen)) == 5
+
+
 def test_a_hub_model_is_fetched_at_its_revision_without_pickles_or_code(dense, monkeypatch):
     asked = {}
 
@@ -133,10 +163,10 @@ def test_a_hub_model_is_fetched_at_its_revision_without_pickles_or_code(dense, m
     assert checkpoint.name == "org/model"
     assert checkpoint.folder == dense
     assert (asked["name"], asked["revision"]) == ("org/model", "abc")
-    wanted = ["model-00001-of-00002.safetensors", "config.json", "tokenizer.json"]
+    wanted = ["model-00001-of-00002.safetensors", "config.json", "tokenizer.json", "NOTICE"]
     unwanted = ["pytorch_model.bin", "modeling_custom.py", "model.pt", "optimizer.pkl"]
     fits = [any(fnmatch(name, p) for p in asked["allow"]) for name in wanted + unwanted]
-    assert fits == [True] * 3 + [False] * 4
+    assert fits == [True] * 4 + [False] * 4
 
 
 def test_a_hub_id_that_cannot_be_fetched_says_what_to_try():

@@ -155,6 +155,13 @@ def test_another_alarm_setting_in_review_leaves_the_plateau_alarm_off():
             "data.valid: no text for el, fr, hu",
         ),
         ({"experts": {"num_experts": 2, "top_k": 3}}, "top_k=3 exceeds"),
+        (
+            {"experts": {"num_experts": [1, 2, 3], "top_k": 4}},
+            "top_k=4 exceeds experts.num_experts=3, the most that a layer has",
+        ),
+        ({"experts": {"exact_retention": {"threshold": float("nan")}}}, "finite number"),
+        ({"experts": {"classifier": {"layers": 1, "threshold": float("inf")}}}, "finite number"),
+        ({"experts": {"allocation": {"share_of_uniform": float("inf")}}}, "finite number"),
         ({"post_pretrain": {"tokens": 9, "prior_coef": 0.1}}, "replay_share above 0"),
         ({"data": {"train": "a.jsonl", "valid": "v/{language}"}}, "must contain {language}"),
         (

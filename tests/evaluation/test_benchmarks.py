@@ -96,6 +96,15 @@ def test_solved_examples_stand_in_front_of_what_is_asked(place):
     assert len({score.prompts_hash for score in scores}) == 3
 
 
+def test_no_process_is_started_to_describe_the_environment(place, monkeypatch):
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **how: started.append(command))
+    language_model = load_language_model(load(place / "moe"), make_tokenizer(), batch_size=4)
+    (task,) = plan(place, "quiz", languages=("el",)).tasks
+    measure_task(language_model, task, limit=1, seed=0)
+    assert started == []
+
+
 @torch.no_grad()
 def likeliest(model, tokenizer, question):
     start = len(tokenizer(question.prompt)["input_ids"])

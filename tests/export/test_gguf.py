@@ -210,7 +210,7 @@ def test_a_tokenizer_without_converter_is_named(tmp_path, change, reason):
         ("olmo2", 4, {}, "no GGUF of an upcycled olmo2"),
         ("llama", [4, 3, 2], {}, "needs 3 slots"),
         ("mistral", 4, {}, "no sliding window here"),
-        ("qwen2", 4, {"renormalize": False}, "renormalize=no"),
+        ("qwen2", 4, {"renormalize": False}, "the model has `renormalize: false`"),
     ],
 )
 def test_what_llama_cpp_would_compute_otherwise_is_refused(

@@ -1,6 +1,8 @@
 """Our model class loads, saves and runs in every way that transformers offers, or says why not."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -40,6 +42,22 @@ def expected(folder):
 def test_a_device_map_places_the_same_model(folder, expected, device_map):
     model = aligned(AutoModelForCausalLM.from_pretrained(folder, device_map=device_map).eval())
     assert torch.equal(logits(model), expected)
+
+
+@pytest.mark.parametrize(
+    "first", ["LlamaConfig", "LlamaForCausalLM", "Gemma3ForCausalLM", "AutoModelForCausalLM"]
+)
+def test_the_auto_classes_know_the_model_whatever_of_transformers_loads_first(folder, first):
+    code = (
+        "import sys, polycycle\n"
+        "assert 'torch' not in sys.modules\n"
+        f"from transformers import {first}\n"
+        "from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig\n"
+        f"assert isinstance(AutoConfig.from_pretrained({str(folder)!r}), LlamaConfig)\n"
+        f"print(type(AutoModelForCausalLM.from_pretrained({str(folder)!r})).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["LlamaMoeForCausalLM"]
 
 
 def test_layers_that_do_not_fit_can_lie_on_disk(folder, expected, tmp_path):

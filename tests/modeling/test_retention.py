@@ -100,6 +100,26 @@ def test_generate_splits_a_mixed_batch_and_keeps_its_order(models):
 
 
 @torch.no_grad()
+def test_an_answer_that_ends_sooner_is_filled_with_the_end_that_the_call_asks_for(tmp_path):
+    _, moe = gated(tmp_path)
+    prompts, original = mixed_prompts(moe)
+    gate_of(moe).patience = 10**9
+    moe.generation_config.pad_token_id = moe.generation_config.eos_token_id = None
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    whole = moe.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
+    ending, going_on = next(
+        (kept, other)
+        for kept in whole[original]
+        for other in whole[~original]
+        if kept[9] not in other[9:]
+    )
+    two, end = torch.stack([ending[:9], going_on[:9]]), int(ending[9])
+    got = moe.generate(two, attention_mask=torch.ones_like(two), eos_token_id=[end], **settings)
+    assert torch.equal(got[1], going_on)
+    assert got[0, 9:].tolist() == [end] * 8
+
+
+@torch.no_grad()
 def test_an_original_call_runs_no_router(models, monkeypatch):
     _, moe = models
     prompts, original = mixed_prompts(moe)

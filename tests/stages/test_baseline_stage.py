@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from polycycle.checkpoint import open_checkpoint
+from polycycle.cli.forecast import show_plan
 from polycycle.config import parse_recipe
 from polycycle.errors import ConfigError
 from polycycle.languages import NO_LANGUAGE
@@ -198,6 +199,41 @@ def test_a_loramoe_run_keeps_the_base_and_says_what_loads_it(world, tmp_path):
     assert "import polycycle" in page
     terminal_table(result)
     assert "import polycycle" in model_card(result)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "full",
+        "lora",
+        {"method": "llama_pro", "every": 1},
+        {"method": "loramoe", "num_experts": 4, "rank": 3},
+        "half",
+        {"method": "shielded", "share": 0.25, "calibration_tokens": 300},
+    ],
+    ids=lambda method: method if isinstance(method, str) else method["method"],
+)
+def test_the_plan_of_a_baseline_is_of_the_dense_model_that_its_run_trains(
+    world, tmp_path, method, capsys
+):
+    asked = settings(world, tmp_path / "run", baseline=method)
+    asked["review"] = {**asked["review"], "tokens": 400}
+    plan = plan_run(parse_recipe(asked))
+    (stage,) = plan.stages
+    result = run_recipe(parse_recipe(asked), lambda note: None)
+    (cost,) = result.costs
+    assert (stage.stage, stage.tokens) == (cost.stage, 1900)
+    assert stage.parameters_trainable == cost.parameters_trainable
+    assert stage.steps == pytest.approx(cost.steps, abs=2)
+    assert stage.memory_bytes > 4 * plan.parameters_total + 12 * cost.parameters_trainable
+    assert plan.parameters_total == plan.parameters_active == result.final.parameters_total
+    size = (tmp_path / "run" / cost.stage / "model.safetensors").stat().st_size
+    assert size == pytest.approx(plan.checkpoint_bytes, rel=0.15)
+    assert set(plan.folders) == set(stage_folders(tmp_path / "run"))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(asked))  # JSON is YAML
+    show_plan(path, [], probe=True, as_json=False)
+    assert "experts [" not in capsys.readouterr().out
 
 
 def test_the_localized_constraint_moves_the_experts(world, tmp_path):

@@ -42,6 +42,19 @@ def test_a_language_that_comes_later_is_added_to_the_texts_and_those_there_stay(
     ]
 
 
+def test_another_seed_is_refused_where_texts_of_one_are_there(small, tmp_path):
+    how = {"tell": lambda note: None, "expanded": ["el"], "siblings": ()}
+    write_demo(tmp_path, seed=0, **how)
+    before = texts(tmp_path)
+    with pytest.raises(ConfigError, match=r"of seed 0, not of seed 1\. Type --seed 0 .*--out"):
+        write_demo(tmp_path, seed=1, **how)
+    assert texts(tmp_path) == before
+    write_demo(tmp_path, seed=0, **how)
+    (tmp_path / "world" / "microworld.json").unlink()  # as earlier versions left it
+    write_demo(tmp_path, seed=1, **how)
+    assert texts(tmp_path) == before
+
+
 def test_a_language_that_the_microworld_does_not_have_is_refused(small, tmp_path):
     with pytest.raises(ConfigError, match=r"no de; it has en, .*text of your own"):
         write_demo(tmp_path, seed=0, tell=lambda note: None, expanded=["el", "de"])

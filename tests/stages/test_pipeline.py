@@ -17,9 +17,10 @@ from polycycle.report import write_report
 from polycycle.results import load_result, save_result
 from polycycle.stages import Run, plan_run, run_recipe, stage_folders
 from polycycle.stages.similarity import similarity
+from polycycle.stages.upcycle import upcycle
 from tests.config.test_recipe import settings
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
-from tests.tiny import save_dense
+from tests.tiny import edit_config, save_dense
 from tests.training.test_two_processes import torchrun
 
 
@@ -399,6 +400,26 @@ def test_other_original_text_is_measured_again_though_nothing_trains_on_it(
     rows = [{"text": text} for text in sentences("en", 80, seed=7)]
     write_jsonl(tmp_path / "train" / "en.jsonl", rows)
     assert key() != first
+
+
+def test_another_config_of_the_base_is_measured_again(recipe_settings, tmp_path):
+    budget = {"total_experts": 8, "tokens_per_language": 200}
+    recipe_settings["experts"] = {"num_experts": 4, "allocation": budget}
+
+    def table():
+        run = Run(parse_recipe(recipe_settings), lambda note: None)
+        return similarity(run, 1, run.recipe.base)
+
+    first = table()
+    edit_config(tmp_path / "base", rms_norm_eps=0.5)
+    assert table() != first
+
+
+def test_what_travels_with_the_base_is_copied_anew_where_it_changed(recipe_settings, tmp_path):
+    for template in ("{{ 'one' }}", "{{ 'two' }}"):
+        (tmp_path / "base" / "chat_template.jinja").write_text(template)
+        folder = upcycle(Run(parse_recipe(recipe_settings), lambda note: None))
+        assert (folder / "chat_template.jinja").read_text() == template
 
 
 def test_a_group_added_to_a_finished_run_makes_nothing_again(recipe_settings):

@@ -11,14 +11,20 @@ from polycycle.baselines.llama_pro import (
     expand_blocks,
     llama_pro_names,
     new_block_places,
+    plan_blocks,
     train_new_blocks,
 )
 from polycycle.baselines.lora import add_adapters, merged_tensors
-from polycycle.baselines.loramoe import add_lora_experts, train_lora_experts
+from polycycle.baselines.loramoe import (
+    add_lora_experts,
+    plan_lora_experts,
+    train_lora_experts,
+)
 from polycycle.baselines.merging import MergePlan, MergeRule, fill_merged, plan_merge
 from polycycle.baselines.shielded import (
     column_scores,
     highest_columns,
+    linear_maps,
     shield_columns,
     shielded_tensors,
 )
@@ -32,9 +38,12 @@ __all__ = [
     "expand_blocks",
     "fill_merged",
     "highest_columns",
+    "linear_maps",
     "llama_pro_names",
     "merged_tensors",
     "new_block_places",
+    "plan_blocks",
+    "plan_lora_experts",
     "plan_merge",
     "shield_columns",
     "shielded_tensors",

@@ -56,6 +56,15 @@ def expand_blocks(base: Checkpoint, folder: Path, *, every: int) -> tuple[int, .
 
     Source: LLaMA-Pro, arXiv:2401.02415, §3.2.
     """
+    jobs, config = plan_blocks(base, every=every)
+    write_tensors(folder, jobs)
+    write_json(folder / "config.json", config)
+    base.copy_side_files(folder)
+    return new_block_places(int(base.config["num_hidden_layers"]), every)
+
+
+def plan_blocks(base: Checkpoint, *, every: int) -> tuple[list[TensorJob], dict[str, Any]]:
+    """Tensors and config of the deeper model; see `expand_blocks`."""
     family = family_of_dense(base.config, where=base.name)
     num_layers = int(base.config["num_hidden_layers"])
     places = new_block_places(num_layers, every)
@@ -73,10 +82,7 @@ def expand_blocks(base: Checkpoint, folder: Path, *, every: int) -> tuple[int, .
         for part in parts[source]:
             is_zero = layer in places and part.startswith(zeroed)
             jobs.append(_job(base, f"model.layers.{source}.{part}", layer, part, is_zero=is_zero))
-    write_tensors(folder, jobs)
-    write_json(folder / "config.json", _deeper_config(base, sources))
-    base.copy_side_files(folder)
-    return places
+    return jobs, _deeper_config(base, sources)
 
 
 def llama_pro_names(base: Checkpoint, *, every: int) -> dict[str, str]:

@@ -6,6 +6,7 @@ Letters: E LoRA experts, R rank, D_in, D_out features of a map.
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,20 @@ def add_lora_experts(
 
     Source: LoRAMoE, arXiv:2312.09979, §3.2 and the released code.
     """
+    jobs, config = plan_lora_experts(
+        base, num_experts=num_experts, rank=rank, alpha=alpha, dropout=dropout, seed=seed
+    )
+    hashes = write_tensors(folder, jobs)
+    of_base = {name: hashes[name] for name in base.tensors}
+    config["base_hash"] = combine_hashes(of_base, base.tensors)
+    write_json(folder / "config.json", config)
+    base.copy_side_files(folder)
+
+
+def plan_lora_experts(
+    base: Checkpoint, *, num_experts: int, rank: int, alpha: float, dropout: float, seed: int
+) -> tuple[list[TensorJob], dict[str, Any]]:
+    """Tensors and config of the model with experts; see `add_lora_experts`."""
     from polycycle.families.lora_experts import lora_experts_classes
 
     family = family_of_dense(base.config, where=base.name)
@@ -60,8 +75,6 @@ def add_lora_experts(
     for layer in range(int(base.config["num_hidden_layers"])):
         for part in (*family.gate_up_names, family.down_name):
             jobs += _expert_jobs(base, f"model.layers.{layer}.mlp.{part}", num_experts, rank, seed)
-    hashes = write_tensors(folder, jobs)
-    of_base = {name: hashes[name] for name in base.tensors}
     config = {
         **{key: value for key, value in base.config.items() if key != "auto_map"},
         "architectures": [model_class.__name__],
@@ -71,10 +84,8 @@ def add_lora_experts(
         "lora_alpha": alpha,
         "lora_dropout": dropout,
         "base_model": base.name,
-        "base_hash": combine_hashes(of_base, base.tensors),
     }
-    write_json(folder / "config.json", config)
-    base.copy_side_files(folder)
+    return jobs, config
 
 
 def train_lora_experts(model: nn.Module) -> None:

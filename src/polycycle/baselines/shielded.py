@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polycycle.data import packed_rows
-from polycycle.data.rows import Tokens
+from polycycle.data import Tokens, packed_rows
 from polycycle.evaluation import watch_inputs
 from polycycle.modeling import evaluation_mode
 

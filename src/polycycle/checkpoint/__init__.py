@@ -1,6 +1,6 @@
 """Lazy safetensors in, streamed safetensors out, content hashes, the tokenizer beside them."""
 
-from polycycle.checkpoint.hashing import combine_hashes, content_hash
+from polycycle.checkpoint.hashing import combine_hashes, content_hash, folder_hash
 from polycycle.checkpoint.reader import (
     Checkpoint,
     TensorInfo,
@@ -19,6 +19,7 @@ __all__ = [
     "combine_hashes",
     "content_hash",
     "copy_job",
+    "folder_hash",
     "load_tokenizer",
     "open_checkpoint",
     "own_tokenizer",

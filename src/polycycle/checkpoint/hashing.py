@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from polycycle.checkpoint.reader import Checkpoint, TensorInfo
 from polycycle.checkpoint.writer import bytes_of
+from polycycle.files import hash_file, hash_json
 
 
 def content_hash(checkpoint: Checkpoint, names: list[str] | None = None) -> str:
@@ -19,6 +20,17 @@ def content_hash(checkpoint: Checkpoint, names: list[str] | None = None) -> str:
     for name in chosen:
         hashes[name] = hashlib.sha256(bytes_of(checkpoint.read(name))).hexdigest()
     return combine_hashes(hashes, checkpoint.tensors)
+
+
+def folder_hash(checkpoint: Checkpoint) -> str:
+    """Changes when anything does that is taken from a model folder: tensors, config, side files.
+
+    Files are hashed, not where they come from: a copy of a hub repository counts as the same, and
+    so does a commit that changed its README alone.
+    """
+    files = {*(info.file for info in checkpoint.tensors.values()), *checkpoint.side_files()}
+    hashes = {file.name: hash_file(file) for file in sorted(files)}
+    return hash_json([dict(checkpoint.config), hashes])
 
 
 def combine_hashes(hashes: Mapping[str, str], infos: Mapping[str, TensorInfo]) -> str:

@@ -17,7 +17,7 @@ _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What of a hub repository is fetched: weights in safetensors, and text files. Never pickles, code.
-_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,10 @@ class Checkpoint:
         """Put what travels with the weights into another folder."""
         for file in self.side_files():
             shutil.copyfile(file, folder / file.name)
+
+    def longest_context(self, at_most: int) -> int:
+        """Tokens that the model can see at once; `at_most` of them where it says more, or none."""
+        return min(int(self.config.get("max_position_embeddings") or at_most), at_most)
 
     @property
     def revision(self) -> str | None:

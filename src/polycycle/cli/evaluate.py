@@ -173,12 +173,15 @@ def _run_of(model: str) -> "RunResult | None":
 
 def _languages(model: str, run: "RunResult | None", languages: str) -> tuple[str, ...]:
     from polycycle.checkpoint import open_checkpoint
-    from polycycle.languages import check_tag
-    from polycycle.stages import languages_of
+    from polycycle.languages import LanguageGroups, check_tag
 
     if languages:
         return tuple(check_tag(tag.strip()) for tag in languages.split(","))
-    named = run.languages.all if run else languages_of(open_checkpoint(model).config)
+    if run:
+        groups = run.languages
+    else:
+        groups = LanguageGroups.recorded(open_checkpoint(model).config.get("language_groups"))
+    named = groups.all
     if not named:
         raise ConfigError(f"{model} names no languages; say which: --languages el,en")
     return named

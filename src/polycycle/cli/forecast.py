@@ -23,11 +23,13 @@ def show_plan(path: Path, overrides: list[str], *, probe: bool, as_json: bool) -
     if as_json:
         print_json({**asdict(planned), "tokens_per_second": speed})
         return
+    has_experts = recipe.baseline is None
+    experts = f", experts {planned.num_experts_per_layer}" if has_experts else ""
     out.print(
         f"{recipe.name}: {planned.parameters_total:,} parameters in all, "
-        f"{planned.parameters_active:,} per token, experts {planned.num_experts_per_layer}"
+        f"{planned.parameters_active:,} per token{experts}"
     )
-    if recipe.experts.similarity_tokens is not None:
+    if has_experts and recipe.experts.similarity_tokens is not None:
         out.print("Experts per layer are a forecast: similarity is measured when the recipe runs.")
     table = Table("stage", "tokens", "steps", "trained parameters", "memory per GPU", "time")
     for stage in planned.stages:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from polycycle.config.section import Count, Section
 
 _SIMILARITY_TOKENS = 100_000
+Threshold = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ClassifierConfig(Section):
@@ -18,7 +19,7 @@ class ClassifierConfig(Section):
     original languages are most alike (paper: 7 of 24)."""
     form: Literal["token", "sequence"] = "token"
     """Decide per token, or once per sequence as published; that refuses packing and caches."""
-    threshold: float = 0.0
+    threshold: Threshold = 0.0
     """Score above which a token is original. Higher sends fewer tokens of originals to expert 0
     alone, and fewer of expanded languages; only 0 can be exported."""
 
@@ -26,7 +27,7 @@ class ClassifierConfig(Section):
 class RetentionConfig(Section):
     """Text judged original, once and for all layers, is computed by the dense model bit for bit."""
 
-    threshold: float = 0.0
+    threshold: Threshold = 0.0
     """Mean score above which a text is original. Higher keeps fewer texts, and gives fewer texts of
     expanded languages away; the report shows the trade."""
     patience: Count = 8
@@ -40,7 +41,7 @@ class AllocationConfig(Section):
     """Experts of all layers together, frozen ones included (paper: 72 in 24 layers, 84 in 28)."""
     new_experts: Count | None = None
     """The same without the frozen ones."""
-    share_of_uniform: Annotated[float, Field(gt=0.0)] | None = None
+    share_of_uniform: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
     """New experts as a share of those that `experts.num_experts` everywhere adds (paper: 0.4)."""
     tokens_per_language: Count = _SIMILARITY_TOKENS
     """Text that similarity is measured on (paper: 100K tokens)."""

@@ -245,8 +245,12 @@ def expert_problems(experts: ExpertsConfig, data: DataConfig) -> list[str]:
     """More experts per token than there are, and classifiers of whole rows where none can be."""
     problems = []
     counts = experts.num_experts
-    if isinstance(counts, int) and experts.top_k > counts:
-        problems.append(f"experts.top_k={experts.top_k} exceeds experts.num_experts={counts}")
+    most = counts if isinstance(counts, int) else max(counts, default=1)
+    if experts.top_k > most > 1:  # a layer with fewer than others uses all that it has
+        of_layers = "" if isinstance(counts, int) else ", the most that a layer has"
+        problems.append(
+            f"experts.top_k={experts.top_k} exceeds experts.num_experts={most}{of_layers}"
+        )
     if experts.classifier is None or experts.classifier.form != "sequence":
         return problems
     if data.packing == "documents":

@@ -22,7 +22,7 @@ from polycycle.data.policy import (
 )
 from polycycle.data.progress import tokenizing_bars
 from polycycle.data.questions import Question, read_questions
-from polycycle.data.rows import packed_rows
+from polycycle.data.rows import Tokens, packed_rows
 from polycycle.data.sources import TextSource
 from polycycle.data.statistics import CorpusStatistics, tokenizer_warnings
 from polycycle.data.task_data import (
@@ -58,6 +58,7 @@ __all__ = [
     "TaskRows",
     "TextSource",
     "TokenizedCorpus",
+    "Tokens",
     "WindowBatch",
     "check_budget",
     "check_disjoint",

@@ -3,15 +3,16 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import zstandard
 
 from polycycle.errors import DataError
 
 _CHUNK_BYTES = 1 << 20
+Parsed = TypeVar("Parsed")
 
 
 def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
@@ -66,6 +67,31 @@ def parse_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {json_type(value)}")
     return value
+
+
+def parsed_lines(
+    file: Path, parse: Callable[[dict[str, Any]], Parsed], *, expected: str = ""
+) -> Iterator[tuple[int, Parsed]]:
+    """Number (from 1) of each line that is not blank, and what `parse` makes of its JSON object.
+
+    Args:
+        file: jsonl, plain, gz or zst.
+        parse: raises ValueError where the object is not as it should be.
+        expected: what a line should be, for the error.
+
+    Raises:
+        DataError: naming file, line and what is wrong.
+    """
+    for number, line in numbered_lines(file):
+        try:
+            text = decode_line(number, line)
+            if not text.strip():
+                continue
+            parsed = parse(parse_object(text))
+        except ValueError as error:
+            hint = f"; expected {expected}" if expected else ""
+            raise DataError(f"{file}:{number}: {error}{hint}") from error
+        yield number, parsed
 
 
 def json_type(value: Any) -> str:

@@ -1,10 +1,11 @@
 """Multiple-choice questions from jsonl files."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from polycycle.data.lines import decode_line, json_type, numbered_lines, parse_object
+from polycycle.data.lines import json_type, parsed_lines
 from polycycle.errors import DataError, did_you_mean
 
 _FIELDS = ("prompt", "choices", "answer")
@@ -35,19 +36,9 @@ def read_questions(path: Path, *, max_questions: int | None = None) -> list[Ques
     """
     if not path.is_file():
         raise DataError(f"no questions at {path}; leave data.questions out if there are none")
-    questions: list[Question] = []
-    for number, line in numbered_lines(path):
-        if len(questions) == max_questions:
-            break
-        try:
-            text = decode_line(number, line)
-            if text.strip():
-                questions.append(_question(parse_object(text)))
-        except ValueError as error:
-            raise DataError(
-                f'{path}:{number}: {error}; expected {{"prompt": …, "choices": [two or more], '
-                '"answer": index}'
-            ) from error
+    expected = '{"prompt": …, "choices": [two or more], "answer": index}'
+    lines = parsed_lines(path, _question, expected=expected)
+    questions = [question for _, question in islice(lines, max_questions)]
     if not questions:
         raise DataError(f"{path}: no questions in it")
     return questions

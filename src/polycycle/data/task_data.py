@@ -13,12 +13,12 @@ the first rows are the shots and the rest is measured. Datasets of lm-eval's tas
 splits.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from polycycle.data.lines import decode_line, json_type, numbered_lines, parse_object
+from polycycle.data.lines import json_type, parsed_lines
 from polycycle.data.questions import read_questions
 from polycycle.data.tasks import read_task
 from polycycle.errors import ConfigError, DataError
@@ -226,7 +226,7 @@ def _in_one_language(local: LocalBenchmark, language: str, file: Path) -> TaskRo
 
 def _form(file: Path) -> Literal["choices", "answers", "labels"]:
     """What the first row holds decides how the file is read."""
-    for _, row in _rows(file):
+    for _, row in parsed_lines(file, dict):
         if {"prompt", "choices"} <= row.keys():
             return "choices"
         if {"prompt", "response"} <= row.keys():
@@ -242,7 +242,7 @@ def _form(file: Path) -> Literal["choices", "answers", "labels"]:
 
 def _labelled(file: Path) -> list[dict[str, str]]:
     rows = []
-    for number, row in _rows(file):
+    for number, row in parsed_lines(file, dict):
         for field in ("text", "label"):
             if not isinstance(row.get(field), str) or not row[field].strip():
                 raise DataError(f"{file}:{number}: {field} is {json_type(row.get(field))}")
@@ -279,7 +279,9 @@ def translation_rows(rows: list[Row], source: str, target: str) -> tuple[Row, ..
 def _translations(local: LocalBenchmark, languages: tuple[str, ...]) -> list[TaskRows]:
     splits = [local.measured_split, *([local.shots_split] if local.shots_split else [])]
     files = [local.splits[split][None] for split in splits if None in local.splits[split]]
-    tables = [[_parallel(file, number, row) for number, row in _rows(file)] for file in files]
+    tables = [
+        [_parallel(file, number, row) for number, row in parsed_lines(file, dict)] for file in files
+    ]
     data_hash = hash_json([hash_file(file) for file in files])
     found = []
     for language in languages:
@@ -312,13 +314,3 @@ def _parallel(file: Path, number: int, row: Row) -> Row:
             f'language holds one text per language in each row: {{"{PIVOT}": …, "el": …}}'
         )
     return row
-
-
-def _rows(file: Path) -> Iterator[tuple[int, Row]]:
-    for number, line in numbered_lines(file):
-        try:
-            text = decode_line(number, line)
-            if text.strip():
-                yield number, parse_object(text)
-        except ValueError as error:
-            raise DataError(f"{file}:{number}: {error}") from error

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from polycycle.data.lines import decode_line, json_type, numbered_lines, parse_object
+from polycycle.data.lines import json_type, parsed_lines
 from polycycle.errors import DataError, did_you_mean
 
 _FIELDS = ("prompt", "response")
@@ -37,18 +38,8 @@ def read_task(path: Path, *, max_examples: int | None = None) -> list[TaskExampl
     """
     if not path.is_file():
         raise DataError(f"no task at {path}; leave it out of data.tasks if there is none")
-    examples: list[TaskExample] = []
-    for number, line in numbered_lines(path):
-        if len(examples) == max_examples:
-            break
-        try:
-            text = decode_line(number, line)
-            if text.strip():
-                examples.append(_example(parse_object(text)))
-        except ValueError as error:
-            raise DataError(
-                f'{path}:{number}: {error}; expected {{"prompt": …, "response": one line}}'
-            ) from error
+    lines = parsed_lines(path, _example, expected='{"prompt": …, "response": one line}')
+    examples = [example for _, example in islice(lines, max_examples)]
     if not examples:
         raise DataError(f"{path}: no examples in it")
     return examples

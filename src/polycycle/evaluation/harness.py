@@ -461,17 +461,7 @@ def measure_task(
     Raises:
         PolycycleError: lm-eval measured none of the metrics that count.
     """
-    found = _lm_eval().simple_evaluate(
-        model=language_model,
-        tasks=[task.loaded],
-        num_fewshot=task.shots,
-        limit=limit,
-        bootstrap_iters=0,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
-    )
+    found = _evaluate(language_model, task, limit=limit, seed=seed)
     samples = [row for name in sorted(found["samples"]) for row in found["samples"][name]]
     scored = (found.get("groups") or {}).get(task.task) or found["results"][task.task]
     metrics = {
@@ -501,6 +491,29 @@ def measure_task(
         ),
     )
     return score, _answers(samples)
+
+
+def _evaluate(
+    language_model: Any, task: PlannedTask, *, limit: int | None, seed: int
+) -> dict[str, Any]:
+    """What lm-eval finds in one task.
+
+    As its `simple_evaluate`, which indexes all of lm-eval's tasks and asks pip and git for the
+    environment each time.
+    """
+    from transformers import set_seed
+
+    lm_eval = _lm_eval()
+    set_seed(seed)
+    loaded = lm_eval.tasks.TaskManager(include_defaults=False).load([task.loaded])
+    for one in loaded["tasks"].values():
+        if one.get_config("num_fewshot") != 0:  # what its settings forbid
+            one.set_config(key="num_fewshot", value=task.shots)
+        one.set_fewshot_seed(seed=seed)
+    found: dict[str, Any] = lm_eval.evaluate(
+        lm=language_model, task_dict=loaded, limit=limit, bootstrap_iters=0
+    )
+    return found
 
 
 def _stderr(share: float, examples: int) -> float | None:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polycycle.data import packed_rows
-from polycycle.data.rows import Tokens
+from polycycle.data import Tokens, packed_rows
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.evaluation.text import judges_whole_rows
 from polycycle.modeling import evaluation_mode

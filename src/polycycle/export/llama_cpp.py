@@ -105,7 +105,10 @@ def _check(source: Source) -> None:
     if source.family.dense_model_type == "qwen3" and source.has_attention_bias:
         raise ExportError("llama.cpp's qwen3moe has no attention biases (attention_bias)")
     if not source.config.renormalize:
-        raise ExportError("llama.cpp always scales chosen weights to sum to one; renormalize=no")
+        raise ExportError(
+            "llama.cpp always scales chosen weights to sum to one; the model has "
+            "`renormalize: false`"
+        )
     if source.config.hidden_act != "silu":
         raise ExportError(f"llama.cpp's experts know silu only, not {source.config.hidden_act}")
     if source.rope_type not in ("default", "linear", "yarn", "llama3"):

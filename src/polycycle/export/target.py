@@ -147,11 +147,15 @@ def _check_weights_sum(target: Target, source: Source, slots: SlotPlan) -> None:
     if source.config.renormalize:
         return
     if target.always_renormalizes:
-        raise ExportError("its router always scales chosen weights to sum to one; renormalize=no")
+        raise ExportError(
+            "its router always scales chosen weights to sum to one; the model has "
+            "`renormalize: false`"
+        )
     filled = any(len(layer.experts) == 1 for layer in source.layers) and not slots.dense_layers
     if filled and source.top_k < slots.num_slots:
         raise ExportError(
-            "with renormalize=no, copies in the slots of a dense layer would not sum to it"
+            "the model has `renormalize: false`, so copies in the slots of a dense layer would not "
+            "sum to it"
         )
 
 

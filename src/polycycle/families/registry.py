@@ -37,6 +37,11 @@ SUPPORTED: Mapping[str, str] = {
 }
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+_DENSE_MODULES = tuple(
+    f"transformers.models.{name}.{kind}_"
+    for name in SUPPORTED.values()
+    for kind in ("configuration", "modeling")
+)
 
 
 def family_of_dense(config: Mapping[str, Any], *, where: str) -> Family:
@@ -148,29 +153,36 @@ def _unsupported(model_type: str, where: str) -> str:
 
 
 class _AutoClassesFinder(importlib.abc.MetaPathFinder):
-    """Lets the import of transformers' Auto classes happen as usual, then registers ours."""
+    """Before transformers' Auto classes or a dense family load, loads them all and registers ours.
+
+    Before, because a family that loads first asks for the Auto classes half-way through, to write
+    its docstrings, and our families cannot inherit from one that is not there yet.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _AUTO_CLASSES:
+        if fullname != _AUTO_CLASSES and not fullname.startswith(_DENSE_MODULES):
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
-        return spec
+        importlib.import_module(_AUTO_CLASSES)
+        _register_all()
+        loaded = sys.modules.get(fullname)
+        if loaded is None:
+            return None
+        # importlib takes the spec of a module that appeared while it was looked for.
+        loaded.__spec__ = ModuleSpec(fullname, _LoadedLoader(loaded))
+        return loaded.__spec__
 
 
-class _RegisteringLoader(importlib.abc.Loader):
-    """The usual loader, and registration once the module is executed."""
+class _LoadedLoader(importlib.abc.Loader):
+    """Gives an import under way the module that was loaded meanwhile."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return cast("ModuleType | None", self._loader.create_module(spec))
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        _register_all()
+        module.__spec__ = self._spec

@@ -28,6 +28,7 @@ from polycycle.microworld.world import (
 )
 from polycycle.microworld.writing import (
     NUM_DOCUMENTS,
+    WORLD_RECORD,
     post_training,
     task_training,
     write_microworld,
@@ -42,6 +43,7 @@ __all__ = [
     "ORIGINAL",
     "SPARE",
     "UNSEEN_ORIGINAL",
+    "WORLD_RECORD",
     "ChoiceQuestion",
     "Fact",
     "InstructionFormat",

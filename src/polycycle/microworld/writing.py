@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polycycle.files import folder_when_whole
+from polycycle.files import folder_when_whole, write_json
 from polycycle.microworld.texts import (
     FORMATS,
     documents,
@@ -19,6 +19,8 @@ from polycycle.microworld.world import LANGUAGES, ORIGINAL, World
 
 NUM_DOCUMENTS = 2000
 """For training, of each language, by default."""
+WORLD_RECORD = "microworld.json"
+"""Beside the texts: the seeds they were drawn with."""
 _TRAIN, _VALID = 1, 2
 _NUM_VALID = 100
 _NUM_PLAIN = 30
@@ -41,7 +43,7 @@ def write_microworld(
     "response"}`, instructions with their `form`; `post-train-FORMAT/` what a sibling of that format
     is trained on, `{"text"}`, in the replayed original languages; `post-train-tasks/` summaries and
     translations to post-train on, of the people whom `summary/` and `translation/` leave out.
-    No held-out document stands in the training text.
+    No held-out document stands in the training text. `microworld.json` keeps the seeds.
 
     Args:
         folder: appears only when complete; replaced if it exists.
@@ -86,6 +88,7 @@ def write_microworld(
                 _write(partial / name / f"{language}.jsonl", rows)
             texts = task_training(world, language, seed=seed)
             _write(partial / "post-train-tasks" / f"{language}.jsonl", _rows(texts))
+        write_json(partial / WORLD_RECORD, {"seed": seed, "world_seed": world_seed})
 
 
 def post_training(world: World, language: str, *, form: str, seed: int) -> list[str]:

@@ -8,12 +8,12 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """Within the block the models are in evaluation mode; afterwards each is as it was."""
-    before = [(model, model.training) for model in models]
+    """Within the block the models are in evaluation mode; afterwards each module is as it was."""
+    before = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
     try:
         yield
     finally:
-        for model, was_training in before:
-            model.train(was_training)
+        for module, was_training in before:
+            module.training = was_training

@@ -147,7 +147,8 @@ class RetentionMixin(nn.Module):
             (rows, generate(**_rows_of({**kwargs, "inputs": ids}, rows, len(ids))))
             for rows in (original.nonzero()[:, 0], (~original).nonzero()[:, 0])
         ]
-        return _together(parts, len(ids), settings, kwargs)
+        fill = _fill_token(kwargs, settings, self.generation_config)
+        return _together(parts, len(ids), fill)
 
 
 def _refuse_what_the_gate_cannot_follow(settings: Any, kwargs: dict[str, Any]) -> None:
@@ -187,19 +188,25 @@ def _rows_of(kwargs: dict[str, Any], rows: Tensor, batch: int) -> dict[str, Any]
     }
 
 
-def _together(
-    parts: list[tuple[Tensor, Any]], batch: int, settings: Any, kwargs: dict[str, Any]
-) -> Tensor:
-    """The parts' token ids in the batch's own order, padded on the right."""
+def _fill_token(kwargs: dict[str, Any], *settings: Any) -> int:
+    """What `generate` fills a row with that ended: padding, or else the first end of text."""
+
+    def asked(name: str) -> Any:
+        given = (kwargs.get(name), *(getattr(one, name) for one in settings))
+        return next((value for value in given if value is not None), None)
+
+    eos = asked("eos_token_id")
+    first_eos = eos[0] if isinstance(eos, list) else eos
+    return next((token for token in (asked("pad_token_id"), first_eos) if token is not None), 0)
+
+
+def _together(parts: list[tuple[Tensor, Any]], batch: int, fill: int) -> Tensor:
+    """The parts' token ids in the batch's own order, padded on the right with `fill`."""
     if not all(isinstance(ids, Tensor) for _, ids in parts):
         raise ConfigError(
             "return_dict_in_generate: this batch holds original and expanded prompts, which are "
             "generated apart; call generate for each (model.judge_original tells them apart)"
         )
-    eos = settings.eos_token_id
-    first_eos = eos[0] if isinstance(eos, list) else eos
-    pad = kwargs.get("pad_token_id", settings.pad_token_id)
-    fill = next((token for token in (pad, first_eos) if token is not None), 0)
     # Several answers to a prompt stand next to each other.
     answers = len(parts[0][1]) // len(parts[0][0])
     longest = max(ids.shape[1] for _, ids in parts)

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from polycycle.report.marks import heat_cell
 from polycycle.report.svg import WIDTH, drawing, element, text
 
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+?)(?:\.weight)?$")
@@ -69,7 +70,10 @@ def _heat_map(tensors: Sequence[Mapping[str, Any]]) -> Markup:
             if layer in row:
                 tip = f"{kind}, layer {layer}: {100 * row[layer]:.3g}%"
                 x = _LEFT + column * width
-                parts.append(_cell(x, y, width, row[layer], highest, tip))
+                words = f"{100 * row[layer]:.2g}"
+                parts.append(
+                    heat_cell(x, y, width, row[layer] / highest, tip, words=words, room=30)
+                )
     bottom = len(values) * _ROW
     every = -(-len(layers) // 12)
     for column, layer in enumerate(layers[::every]):
@@ -77,20 +81,6 @@ def _heat_map(tensors: Sequence[Mapping[str, Any]]) -> Markup:
         parts.append(text(x, bottom + 15, str(layer), class_="tick", anchor="middle"))
     parts.append(text(_LEFT - 8, bottom + 15, "layer", class_="tick", anchor="end"))
     return drawing(bottom + 22, *parts, label="Relative norm of the delta by tensor and layer")
-
-
-def _cell(x: float, y: float, width: float, value: float, highest: float, tip: str) -> Markup:
-    box = {"x": x, "y": y, "width": width - 1.5, "height": _ROW - 1.5}
-    parts = [
-        element("title", tip),
-        element("rect", **box, class_="empty"),
-        element("rect", **box, class_="filled", fill_opacity=value / highest),
-    ]
-    if width >= 30:
-        class_ = "on" if value > 0.65 * highest else "off"
-        words = f"{100 * value:.2g}"
-        parts.append(text(x + width / 2, y + 14, words, class_=class_, anchor="middle"))
-    return element("g", *parts, class_="cell")
 
 
 def _table(tensors: Sequence[Mapping[str, Any]]) -> Markup:

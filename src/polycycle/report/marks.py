@@ -110,24 +110,37 @@ def heat_map(
             parts.append(text(LEFT - 10, y + 14, name, anchor="end"))
             for column, share in enumerate(shares):
                 tip = f"{name}, layer {columns[column]}: {100 * share:.1f}%"
-                parts.append(_cell(LEFT + column * width, y, width, share, tip))
+                words = f"{100 * share:.0f}"
+                x = LEFT + column * width
+                parts.append(heat_cell(x, y, width, share, tip, words=words, room=26))
             y += 21
     parts.append(_layer_axis(columns, y + 15, width))
     return drawing(height, *parts, label=label)
 
 
-def _cell(x: float, y: float, width: float, share: float, tip: str) -> Markup:
+def heat_cell(
+    x: float, y: float, width: float, strength: float, tip: str, *, words: str, room: float
+) -> Markup:
+    """A cell of a heat map, in a grid of rows 21 high.
+
+    Args:
+        x: of its left.
+        y: of its top.
+        width: of its column.
+        strength: of the colour, 0 to 1.
+        tip: said where the pointer rests on it.
+        words: written into it.
+        room: the width that they need; without it they are left out.
+    """
     box = {"x": x, "y": y, "width": width - 1.5, "height": 19.5}
     parts = [
         element("title", tip),
         element("rect", **box, class_="empty"),
-        element("rect", **box, class_="filled", fill_opacity=max(0.0, min(1.0, share))),
+        element("rect", **box, class_="filled", fill_opacity=max(0.0, min(1.0, strength))),
     ]
-    if width >= 26:
-        class_ = "on" if share > 0.65 else "off"
-        parts.append(
-            text(x + width / 2 - 0.75, y + 14, f"{100 * share:.0f}", class_=class_, anchor="middle")
-        )
+    if width >= room:
+        class_ = "on" if strength > 0.65 else "off"
+        parts.append(text(x + width / 2 - 0.75, y + 14, words, class_=class_, anchor="middle"))
     return element("g", *parts, class_="cell")
 
 

@@ -12,7 +12,7 @@ from polycycle.stages.base import (
 from polycycle.stages.benchmarks import HowToMeasure, benchmark_model, benchmark_run
 from polycycle.stages.demo import SIBLING, write_base, write_demo, write_siblings
 from polycycle.stages.environment import RUNS_AT_ONCE, num_processors
-from polycycle.stages.evaluate_alone import evaluate_by_recipe, evaluate_on_text, languages_of
+from polycycle.stages.evaluate_alone import evaluate_by_recipe, evaluate_on_text
 from polycycle.stages.export import (
     export_result,
     first_texts,
@@ -58,7 +58,6 @@ __all__ = [
     "first_texts",
     "held_out_texts",
     "is_done",
-    "languages_of",
     "measure_similarity",
     "measure_speed",
     "measured_models",

@@ -13,27 +13,11 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from polycycle.baselines import (
-    add_adapters,
-    add_lora_experts,
-    column_scores,
-    expand_blocks,
-    highest_columns,
-    merged_tensors,
-    new_block_places,
-    shield_columns,
-    shielded_tensors,
-    train_everything,
-    train_half,
-    train_lora_experts,
-    train_new_blocks,
-)
-from polycycle.checkpoint import Checkpoint, open_checkpoint
+from polycycle.baselines import column_scores, highest_columns, merged_tensors, shielded_tensors
+from polycycle.checkpoint import open_checkpoint
 from polycycle.config import (
     BASELINES,
     AnyBaseline,
-    FullConfig,
-    HalfConfig,
     LlamaProConfig,
     LoraConfig,
     LoraMoeConfig,
@@ -43,6 +27,7 @@ from polycycle.config import (
 )
 from polycycle.data import JoinedDataset, share_tokens
 from polycycle.ranks import is_first_rank
+from polycycle.stages.baseline_model import fill_start, prepare
 from polycycle.stages.corpora import RunCorpora
 from polycycle.stages.evaluate import load_model
 from polycycle.stages.run import Run
@@ -100,7 +85,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
                 name=START_STAGES[config.method],
                 result_version=1,
                 inputs={"base": run.base_key, "every": config.every},
-                make=partial(_fill_expanded, config, run.base),
+                make=partial(fill_start, config, run.base, run.recipe.seed),
             )
         case LoraMoeConfig():
             method = config.model_dump(mode="json", exclude={"balance_coef", "balance_delta"})
@@ -108,7 +93,7 @@ def _start(run: Run, config: AnyBaseline) -> Path:
                 name=START_STAGES[config.method],
                 result_version=1,
                 inputs={"base": run.base_key, "method": method, "seed": run.recipe.seed},
-                make=partial(_fill_with_lora_experts, config, run.base, run.recipe.seed),
+                make=partial(fill_start, config, run.base, run.recipe.seed),
             )
         case ShieldedConfig():
             run.do(
@@ -127,27 +112,6 @@ def _start(run: Run, config: AnyBaseline) -> Path:
         case _:
             return run.base.folder
     return run.do(stage)
-
-
-def _fill_expanded(config: LlamaProConfig, base: Checkpoint, folder: Path) -> dict[str, Any]:
-    """Fill `folder` with the base and its new blocks, still without effect."""
-    return {"new_blocks": list(expand_blocks(base, folder, every=config.every))}
-
-
-def _fill_with_lora_experts(
-    config: LoraMoeConfig, base: Checkpoint, seed: int, folder: Path
-) -> dict[str, Any]:
-    """Fill `folder` with the base and LoRA experts, still without effect."""
-    add_lora_experts(
-        base,
-        folder,
-        num_experts=config.num_experts,
-        rank=config.rank,
-        alpha=2.0 * config.rank if config.alpha is None else config.alpha,
-        dropout=config.dropout,
-        seed=seed,
-    )
-    return {}
 
 
 def _fill_columns(config: ShieldedConfig, run: Run, folder: Path) -> dict[str, Any]:
@@ -174,8 +138,7 @@ def replayed_documents(run: Run, num_tokens: int) -> Iterator[NDArray[np.int32]]
     originals, corpora = run.recipe.languages.original, run.corpora.review
     if not set(originals) <= set(corpora):
         corpora = run.corpora.post_pretrain
-    longest = int(run.base.config.get("max_position_embeddings") or _CALIBRATION_LENGTH)
-    longest = min(longest, _CALIBRATION_LENGTH)
+    longest = run.base.longest_context(_CALIBRATION_LENGTH)
     shares = share_tokens(num_tokens, dict.fromkeys(originals, 1.0))
     for tag, left in shares.items():
         for index in range(len(corpora[tag])):
@@ -200,7 +163,13 @@ def _train(run: Run, name: str, source: Path, work: Path, folder: Path) -> dict[
     assert method is not None
     model = load_for_training(source, fsdp=config.fsdp)
     active = sum(parameter.numel() for parameter in model.parameters())
-    _prepare(model, method, run)
+    prepare(
+        model,
+        method,
+        run.base,
+        recipe.seed,
+        columns=lambda: load_file(run.output / START_STAGES[method.method] / _COLUMNS),
+    )
     # Adapters come on top of the base's; what shielding freezes is no parameter any more.
     active = max(active, sum(parameter.numel() for parameter in model.parameters()))
     done = train_stage(
@@ -259,29 +228,3 @@ def _dense_tensors(model: Any, method: AnyBaseline, done: TrainedStage) -> dict[
             return shielded_tensors(model)
         case _:
             return done.trained
-
-
-def _prepare(model: Any, method: AnyBaseline, run: Run) -> None:
-    """Add what the method adds in memory, and freeze what it freezes."""
-    seed = run.recipe.seed
-    match method:
-        case FullConfig():
-            train_everything(model)
-        case LoraConfig():
-            add_adapters(
-                model,
-                rank=method.rank,
-                alpha=2.0 * method.rank if method.alpha is None else method.alpha,
-                dropout=method.dropout,
-                targets=method.targets,
-                seed=seed,
-            )
-        case HalfConfig():
-            train_half(model, seed)
-        case LoraMoeConfig():
-            train_lora_experts(model)
-        case ShieldedConfig():
-            shield_columns(model, load_file(run.output / START_STAGES[method.method] / _COLUMNS))
-        case LlamaProConfig():
-            num_layers = int(run.base.config["num_hidden_layers"])
-            train_new_blocks(model, new_block_places(num_layers, method.every))

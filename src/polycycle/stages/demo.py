@@ -9,7 +9,14 @@ from pathlib import Path
 from polycycle.checkpoint import content_hash, open_checkpoint
 from polycycle.errors import ConfigError
 from polycycle.files import write_text
-from polycycle.microworld import GROUP_1, LANGUAGES, ORIGINAL, UNSEEN_ORIGINAL, write_microworld
+from polycycle.microworld import (
+    GROUP_1,
+    LANGUAGES,
+    ORIGINAL,
+    UNSEEN_ORIGINAL,
+    WORLD_RECORD,
+    write_microworld,
+)
 from polycycle.stages.base import SIBLING_RECORD, build_base, build_sibling, copy_base
 
 SIBLING = "brackets"
@@ -40,7 +47,11 @@ def write_demo(
 
     Returns:
         The recipe's path.
+
+    Raises:
+        ConfigError: the texts that are there are of another seed, or there is no such language.
     """
+    _check_seed(folder / "world", seed)
     counts = {
         **dict.fromkeys(ORIGINAL, _REPLAYED),
         **dict.fromkeys(unseen, _UNSEEN),
@@ -55,6 +66,19 @@ def write_demo(
     text = (files("polycycle.microworld") / "demo.yaml").read_text(encoding="utf-8")
     write_text(recipe, text)
     return recipe
+
+
+def _check_seed(world: Path, seed: int) -> None:
+    """Texts and siblings that are there stay; those of earlier versions are taken on trust."""
+    record = world / WORLD_RECORD
+    if not record.is_file():
+        return
+    found = json.loads(record.read_text(encoding="utf-8"))["seed"]
+    if found != seed:
+        raise ConfigError(
+            f"{world} holds texts of seed {found}, not of seed {seed}. Type --seed {found} to go "
+            "on with them, or another --out to start with others"
+        )
 
 
 def _write_world(

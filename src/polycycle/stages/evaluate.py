@@ -10,7 +10,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from polycycle.checkpoint import Checkpoint, content_hash, open_checkpoint, own_tokenizer
+from polycycle.checkpoint import (
+    Checkpoint,
+    content_hash,
+    folder_hash,
+    open_checkpoint,
+    own_tokenizer,
+)
 from polycycle.config import EvaluationConfig, Recipe
 from polycycle.data import (
     DocumentPolicy,
@@ -43,7 +49,7 @@ from polycycle.modeling import why_no_dense_reference
 from polycycle.results import MixedText, ModelScores, RetentionTrade, TaskScore
 from polycycle.stages.questions import load_questions, load_tasks
 from polycycle.stages.run import Run
-from polycycle.stages.siblings import sibling_key, sibling_name
+from polycycle.stages.siblings import sibling_name
 from polycycle.stages.stage import Stage
 from polycycle.surgery import inspect_checkpoint, tensor_bytes
 
@@ -90,7 +96,7 @@ def evaluate_siblings(run: Run) -> list[ModelScores]:
     scores = []
     for number, post in enumerate(run.siblings, start=1):
         name = sibling_name(number)
-        run.keys[name] = sibling_key(post)
+        run.keys[name] = folder_hash(post)
         scores.append(evaluate(run, name, post.folder))
     return scores
 
@@ -166,12 +172,9 @@ def evaluate_model(
     model = load_model(checkpoint)
     # Without a dense model inside there is nothing to be at a distance from, or to keep exactly.
     has_base = is_upcycled(checkpoint.config) and not why_no_dense_reference(checkpoint.config)
-    longest = min(
-        getattr(model.config, "max_position_embeddings", _LONGEST_WINDOW), _LONGEST_WINDOW
-    )
     policy = document_policy(tokenizer)
     speaks = own_tokenizer(checkpoint, tokenizer) if tasks else tokenizer
-    context_length = settings.context_length or longest
+    context_length = settings.context_length or checkpoint.longest_context(_LONGEST_WINDOW)
     tallies, scores, gated = {}, {}, {}
     threshold = float(getattr(model.config, "retention_threshold", 0.0))
     with Progress(console=Console(stderr=True), transient=True) as bar:

@@ -77,25 +77,13 @@ def groups_among(config: Mapping[str, Any], languages: Sequence[str]) -> Languag
     A dense model says nothing: all are original. What an upcycled one does not name is original and
     unseen: no training saw it.
     """
-    said = config.get("language_groups") or {}
-    expanded = tuple(
-        tuple(tag for tag in group if tag in languages) for group in said.get("expanded", ())
-    )
+    record = config.get("language_groups")
+    said = LanguageGroups.recorded(record or {"original": languages})
+    expanded = tuple(tuple(tag for tag in group if tag in languages) for group in said.expanded)
     of_groups = {tag for group in expanded for tag in group}
-    original = [tag for tag in languages if tag in said.get("original", languages)]
+    original = [tag for tag in languages if tag in said.original]
     return LanguageGroups(
         original=tuple(original),
         unseen_original=tuple(t for t in languages if t not in of_groups and t not in original),
         expanded=expanded,
     )
-
-
-def languages_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Every language that a model names in its groups; none for a dense model."""
-    said = config.get("language_groups") or {}
-    groups = LanguageGroups(
-        original=tuple(said.get("original", ())),
-        unseen_original=tuple(said.get("unseen_original", ())),
-        expanded=tuple(tuple(group) for group in said.get("expanded", ())),
-    )
-    return groups.all

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from polycycle.baselines import MergePlan, fill_merged, llama_pro_names, plan_merge
-from polycycle.checkpoint import Checkpoint, open_checkpoint
+from polycycle.checkpoint import Checkpoint, folder_hash, open_checkpoint
 from polycycle.config import AnyBaseline, GraftConfig, LlamaProConfig
 from polycycle.modeling import why_no_dense_reference
 from polycycle.stages.run import Run
-from polycycle.stages.siblings import sibling_key
 from polycycle.stages.stage import Stage
 from polycycle.surgery import Delta, GraftPlan, fill_grafted, open_delta, plan_graft
 
@@ -31,7 +30,7 @@ def graft(run: Run, source: Path) -> Path:
             "source": run.keys[source.name],
             "base": run.base_key,
             "post": [
-                [sibling_key(post), one.scale]
+                [folder_hash(post), one.scale]
                 for one, post in zip(config.post, run.siblings, strict=True)
             ],
             "settings": config.model_dump(mode="json", include={"target", "keep_ungrafted"}),

@@ -1,20 +1,27 @@
 """What a recipe will cost, before anything is done: tokens, steps, parameters, memory, disk."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from polycycle.checkpoint import open_checkpoint
-from polycycle.config import BASELINES, Recipe, TrainConfig
+from polycycle.checkpoint import Checkpoint, open_checkpoint
+from polycycle.config import BASELINES, AnyBaseline, Recipe, TrainConfig
 from polycycle.stages.baseline import START_STAGES
+from polycycle.stages.baseline_model import (
+    adds_to_base,
+    fill_start,
+    model_without_weights,
+    plan_start,
+    prepare_unscored,
+)
 from polycycle.stages.post_train import POST_TRAIN
 from polycycle.stages.siblings import sibling_name
 from polycycle.stages.train import REVIEW_GRAFTED, stage_name
 from polycycle.stages.upcycle import plan_recipe
-from polycycle.surgery import UpcyclePlan, count_active, count_trainable
+from polycycle.surgery import count_active, count_trainable
 
 _PROBE_STEPS = 10
 
@@ -44,10 +51,10 @@ class RunPlan:
     """A run, forecast.
 
     Attributes:
-        parameters_total: of the upcycled model.
+        parameters_total: of the upcycled model, or of a baseline's.
         parameters_active: per token.
-        num_experts_per_layer: with the frozen expert.
-        checkpoint_bytes: one upcycled model on disk.
+        num_experts_per_layer: with the frozen expert; 1 is a dense layer.
+        checkpoint_bytes: one such model on disk.
         disk_bytes: the whole run folder: a model per stage, and two training checkpoints.
         stages: the training stages.
         folders: every folder that the run will write, in order.
@@ -69,8 +76,11 @@ def plan_run(recipe: Recipe) -> RunPlan:
         UpcycleError: the base cannot be expanded as asked.
         CheckpointError: the base is not there.
     """
+    base = open_checkpoint(recipe.base, revision=recipe.base_revision)
+    if recipe.baseline is not None:
+        return _plan_baseline(recipe, recipe.baseline, base)
     experts = recipe.experts
-    plan = plan_recipe(recipe, open_checkpoint(recipe.base, revision=recipe.base_revision))
+    plan = plan_recipe(recipe, base)
     sizes = {job.name: prod(job.shape) for job in plan.jobs}
     trainable = count_trainable(sizes)
     total = sum(sizes.values())
@@ -82,21 +92,21 @@ def plan_run(recipe: Recipe) -> RunPlan:
         name = stage_name("post_pretrain", group)
         trains_all = recipe.post_pretrain.trains == "everything"
         updated = so_far if trains_all else added
-        stages.append(_stage(name, recipe.post_pretrain, plan, so_far, updated))
+        stages.append(_stage(name, recipe.post_pretrain, base.config, so_far, updated))
         if recipe.review is not None:
             routers = group * trainable["review"]
             name = stage_name("review", group)
-            stages.append(_stage(name, recipe.review, plan, so_far, routers))
+            stages.append(_stage(name, recipe.review, base.config, so_far, routers))
     if recipe.post_train is not None:
         updated = so_far if recipe.post_train.trains == "everything" else added
-        stages.append(_stage(POST_TRAIN, recipe.post_train, plan, so_far, updated))
+        stages.append(_stage(POST_TRAIN, recipe.post_train, base.config, so_far, updated))
     grafted = 0
     if recipe.graft is not None:
         grafted = 2 if recipe.graft.keep_ungrafted else 1
         if recipe.graft.is_before_review:
             stages.pop()
         if recipe.graft.is_reviewed and recipe.review is not None:
-            stages.append(_stage(REVIEW_GRAFTED, recipe.review, plan, so_far, routers))
+            stages.append(_stage(REVIEW_GRAFTED, recipe.review, base.config, so_far, routers))
     total += (len(recipe.languages.expanded) - 1) * added
     counts = list(plan.config["num_experts_per_layer"])
     return RunPlan(
@@ -106,6 +116,35 @@ def plan_run(recipe: Recipe) -> RunPlan:
         checkpoint_bytes=plan.num_bytes,
         # Twice the largest training checkpoint: float32 weights and two moments of what is trained.
         disk_bytes=plan.num_bytes * (1 + len(stages) + grafted) + 2 * 12 * added,
+        stages=tuple(stages),
+        folders=tuple(_folders(recipe)),
+    )
+
+
+def _plan_baseline(recipe: Recipe, method: AnyBaseline, base: Checkpoint) -> RunPlan:
+    """The forecast of a dense baseline: one training, of what post-pretraining and review read."""
+    jobs, config = plan_start(method, base, recipe.seed)
+    model = model_without_weights(method, base, config, recipe.seed)
+    total = sum(prod(job.shape) for job in jobs)
+    num_bytes = sum(job.num_bytes for job in jobs)
+    # Adapters come on top; what shielding freezes is a buffer.
+    held = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    training, review = recipe.post_pretrain, recipe.review
+    if review is not None:
+        tokens = None if review.tokens is None else training.tokens + review.tokens
+        training = training.model_copy(update={"tokens": tokens})
+    stages = [_stage(BASELINES[method.method][0], training, config, held, trained)]
+    if recipe.post_train is not None:
+        stages.append(_stage(POST_TRAIN, recipe.post_train, config, total, total))
+    models = len(stages) + (recipe.graft is not None)
+    models += adds_to_base(method)
+    return RunPlan(
+        parameters_total=total,
+        parameters_active=total,
+        num_experts_per_layer=[1] * int(config["num_hidden_layers"]),
+        checkpoint_bytes=num_bytes,
+        disk_bytes=num_bytes * models + 2 * 12 * trained,
         stages=tuple(stages),
         folders=tuple(_folders(recipe)),
     )
@@ -161,13 +200,12 @@ def _trained_and_scored(name: str) -> tuple[str, str]:
 
 
 def _stage(
-    name: str, config: TrainConfig, plan: UpcyclePlan, total: int, trainable: int
+    name: str, config: TrainConfig, dense: Mapping[str, Any], total: int, trainable: int
 ) -> StagePlan:
     tokens: int | None = getattr(config, "tokens", None)
     steps = (
         None if tokens is None else ceil(ceil(tokens / config.sequence_length) / config.batch_size)
     )
-    dense = plan.dense.config
     batch_tokens = (config.micro_batch_size or config.batch_size) * config.sequence_length
     layers = 1 if config.gradient_checkpointing else int(dense["num_hidden_layers"])
     activations = 34 * int(dense["hidden_size"]) * layers + 2 * int(dense["vocab_size"])
@@ -181,25 +219,21 @@ def _stage(
 
 
 def probe_tokens_per_second(recipe: Recipe, work: Path) -> float:
-    """Speed of post-pretraining here, measured on ten steps of one micro-batch of random tokens.
+    """Speed of the first training here, measured on ten steps of one micro-batch of random tokens.
 
     Args:
-        recipe: whose base, experts and micro-batch to take.
-        work: an empty folder for the upcycled model; the caller removes it.
+        recipe: whose base, experts or baseline, and micro-batch to take.
+        work: a folder to be, for the model that training starts from; the caller removes it.
     """
     import torch
 
-    from polycycle.stages.train import load_for_training, train_settings
-    from polycycle.surgery import execute_upcycle, freeze_for
+    from polycycle.stages.train import train_settings
     from polycycle.training import uses_bfloat16
 
     config = recipe.post_pretrain
-    base = open_checkpoint(recipe.base, revision=recipe.base_revision)
-    execute_upcycle(plan_recipe(recipe, base), work)
-    model: Any = load_for_training(work)
+    model = _model_to_probe(recipe, work)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
-    freeze_for(model, "post_pretrain")
     settings = train_settings(config, recipe.seed)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     shape = (settings.micro_batch_size or settings.batch_size, config.sequence_length)
@@ -218,3 +252,24 @@ def probe_tokens_per_second(recipe: Recipe, work: Path) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return _PROBE_STEPS * ids.numel() / (time.perf_counter() - started)
+
+
+def _model_to_probe(recipe: Recipe, work: Path) -> Any:
+    """The model that the first training starts from, as that freezes it."""
+    from polycycle.stages.train import load_for_training
+    from polycycle.surgery import execute_upcycle, freeze_for
+
+    base, method = open_checkpoint(recipe.base, revision=recipe.base_revision), recipe.baseline
+    if method is None:
+        execute_upcycle(plan_recipe(recipe, base), work)
+        model = load_for_training(work)
+        freeze_for(model, "post_pretrain")
+        return model
+    source = base.folder
+    if adds_to_base(method):
+        source = work
+        work.mkdir(parents=True)
+        fill_start(method, base, recipe.seed, work)
+    model = load_for_training(source)
+    prepare_unscored(model, method, base, recipe.seed)
+    return model

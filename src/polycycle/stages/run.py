@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import polycycle
-from polycycle.checkpoint import Checkpoint, load_tokenizer, open_checkpoint
+from polycycle.checkpoint import Checkpoint, folder_hash, load_tokenizer, open_checkpoint
 from polycycle.config import Recipe
 from polycycle.data import TaskExample, pad_token, tokenizer_hash
-from polycycle.files import hash_file, hash_json
+from polycycle.files import hash_json
 from polycycle.ranks import first_rank_first
 from polycycle.results import GroupSimilarity
 from polycycle.stages.corpora import (
@@ -116,15 +116,9 @@ class Run:
     # What identifies the things that stages start from.
 
     @cached_property
-    def base_inputs(self) -> dict[str, str]:
-        """The hash of each file of the base's tensors."""
-        files = sorted({info.file for info in self.base.tensors.values()})
-        return {file.name: hash_file(file) for file in files}
-
-    @cached_property
     def base_key(self) -> str:
-        """Changes when the base's tensors or its config do."""
-        return hash_json([self.base_inputs, dict(self.base.config)])
+        """Changes when anything does that stages take from the base, its chat template included."""
+        return folder_hash(self.base)
 
     def language_inputs(self, group: int | None = None) -> dict[str, Any]:
         """The languages up to an expanded group, of which a stage knows; all without one.

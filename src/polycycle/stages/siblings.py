@@ -3,7 +3,6 @@
 from polycycle.checkpoint import Checkpoint, open_checkpoint
 from polycycle.config import GraftConfig
 from polycycle.errors import GraftError
-from polycycle.files import hash_file, hash_json
 from polycycle.surgery import DELTA_TYPE, check_siblings
 
 
@@ -30,9 +29,3 @@ def open_siblings(config: GraftConfig, base: Checkpoint) -> list[Checkpoint]:
 def sibling_name(number: int) -> str:
     """What a sibling is called in the run: `post`, then `post-2`, …; counted from 1."""
     return "post" if number == 1 else f"post-{number}"
-
-
-def sibling_key(post: Checkpoint) -> str:
-    """Changes when anything does that a graft takes from the sibling."""
-    files = {*(info.file for info in post.tensors.values()), *post.side_files()}
-    return hash_json([dict(post.config), {file.name: hash_file(file) for file in sorted(files)}])

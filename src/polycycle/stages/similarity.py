@@ -39,7 +39,7 @@ def similarity(run: Run, group: int, model: str | Path) -> SimilarityTable | Non
         name=similarity_name(group),
         result_version=1,
         inputs={
-            "model": run.base_inputs if group == 1 else run.keys[Path(model).name],
+            "model": run.base_key if group == 1 else run.keys[Path(model).name],
             "tokenizer": tokenizer_hash(run.tokenizer),
             "texts": _text_inputs(run, group),
             "languages": run.language_inputs(group),
@@ -180,7 +180,6 @@ def measure_similarity(
     family_of = family_of_upcycled if is_upcycled(checkpoint.config) else family_of_dense
     family_of(checkpoint.config, where=checkpoint.name)
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.name)
-    longest = int(checkpoint.config.get("max_position_embeddings") or _LONGEST_WINDOW)
     languages = [tag for tag in groups.all if tag not in groups.unseen_original]
     # All texts first: a missing one is found before the model is loaded.
     excerpts: dict[str, Excerpt] = {
@@ -189,7 +188,7 @@ def measure_similarity(
             language,
             tokenizer,
             num_tokens=tokens_per_language,
-            max_document_tokens=context_length or min(longest, _LONGEST_WINDOW),
+            max_document_tokens=context_length or checkpoint.longest_context(_LONGEST_WINDOW),
             root=root,
             on_bad_document=on_bad_document,
         )

@@ -40,13 +40,13 @@ def measure_speed(recipe: Recipe, model_path: str, *, seconds: float = 10.0) -> 
     text = np.concatenate([valid[tag].tokens[: 4096 // len(tags)] for tag in tags])
     dense = load_model(base)
     model = dense if is_base else load_model(checkpoint)
-    longest = int(getattr(model.config, "max_position_embeddings", None) or _PREFILL[1])
+    longest = checkpoint.longest_context(_PREFILL[1])
     written = min(_DECODE_TOKENS, longest // 2)
     prompt = min(_PROMPT_TOKENS, longest - written)
     paces = measure_paces(
         {"base": dense, "model": model},
         torch.from_numpy(np.ascontiguousarray(text)),
-        prefill=(_PREFILL[0], min(_PREFILL[1], longest)),
+        prefill=(_PREFILL[0], longest),
         decode_batches=_DECODE_BATCHES,
         prompt_tokens=prompt,
         decode_tokens=written,

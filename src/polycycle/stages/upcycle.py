@@ -38,9 +38,8 @@ def upcycle(run: Run) -> Path:
         name="upcycle",
         result_version=1,
         inputs={
-            "base": run.base_inputs,
+            "base": run.base_key,
             "similarity": run.keys.get(similarity_name(1)),
-            "config": dict(run.base.config),
             "experts": recipe.experts.model_dump(mode="json", exclude={"growth", "assignment"}),
             **assignment_inputs(recipe, 1),
             "languages": run.language_inputs(1),

@@ -1,7 +1,7 @@
 """A second group of languages on top of the first: experts appended, nothing else touched."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from polycycle.checkpoint import (
 from polycycle.errors import UpcycleError
 from polycycle.families import family_of_upcycled
 from polycycle.files import folder_when_whole, write_json
-from polycycle.languages import check_tag
+from polycycle.languages import LanguageGroups, check_tag
 from polycycle.modeling import check_experts
 from polycycle.surgery.new_tensors import ExpertInit, layer_jobs, redrawn_job
 from polycycle.surgery.upcycling import with_assignment
@@ -217,14 +217,12 @@ def _keep_the_gate_first(before: list[int], after: list[int]) -> None:
         )
 
 
-def _with_group(groups: dict[str, Any] | None, languages: Sequence[str]) -> dict[str, Any] | None:
+def _with_group(record: dict[str, Any] | None, languages: Sequence[str]) -> dict[str, Any] | None:
     """The recorded language groups and the new one; None where nothing was ever recorded."""
-    if groups is None and not languages:
+    if record is None and not languages:
         return None
-    known = groups or {"original": [], "unseen_original": [], "expanded": []}
-    earlier = (tag for group in known["expanded"] for tag in group)
-    seen = {*known["original"], *known["unseen_original"], *earlier}
+    groups = LanguageGroups.recorded(record)
     for tag in languages:
-        if check_tag(tag) in seen:
+        if check_tag(tag) in groups.all:
             raise UpcycleError(f"languages: the model knows {tag} already; name only new ones")
-    return {**known, "expanded": [*known["expanded"], list(languages)]}
+    return replace(groups, expanded=(*groups.expanded, tuple(languages))).record()

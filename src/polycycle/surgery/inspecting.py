@@ -18,7 +18,7 @@ class Inspection:
         model_type: from config.json.
         family: model_type of the dense family.
         is_upcycled: whether it is a mixture of experts of ours.
-        parameters_total: all parameters, tied heads once.
+        parameters_total: all that are stored; a tied head counts where it was saved, too.
         parameters_active: parameters that one token's forward pass uses (embedding table whole).
         parameters_trainable: by stage; empty for a dense model.
         num_experts_per_layer: with the frozen expert; 1 is a dense layer.

@@ -19,6 +19,7 @@ from polycycle.checkpoint import (
 from polycycle.errors import CheckpointError, UpcycleError
 from polycycle.families import is_upcycled
 from polycycle.files import folder_when_whole, write_json
+from polycycle.languages import LanguageGroups
 from polycycle.modeling import why_no_dense_reference
 from polycycle.results import TensorBytes
 from polycycle.surgery.new_tensors import is_added
@@ -156,7 +157,7 @@ def _first_groups(config: dict[str, Any], groups: int) -> dict[str, Any]:
         raise UpcycleError("a layer with a language classifier would become dense; keep all groups")
     languages = config.get("language_groups")
     if languages is not None:
-        languages = {**languages, "expanded": languages["expanded"][:groups]}
+        languages = LanguageGroups.recorded(languages).first(groups).record()
     known = {f"g{number}" for number in range(1, groups + 1)}
     redrawn = config.get("routers_redrawn_for")
     fewer = {

@@ -190,13 +190,6 @@ def _moe_config(
     renormalize: bool,
     languages: LanguageGroups | None,
 ) -> dict[str, Any]:
-    groups = None
-    if languages is not None:
-        groups = {
-            "original": list(languages.original),
-            "unseen_original": list(languages.unseen_original),
-            "expanded": [list(group) for group in languages.expanded],
-        }
     # auto_map would make transformers look for the dense model's remote code.
     inherited = {key: value for key, value in dense.config.items() if key != "auto_map"}
     return {
@@ -208,7 +201,7 @@ def _moe_config(
         "num_experts_per_tok": top_k,
         "renormalize": renormalize,
         "routing_weights_dtype": family.routing_weights_dtype,
-        "language_groups": groups,
+        "language_groups": None if languages is None else languages.record(),
         "base_model": dense.name,
         "base_revision": dense.revision,
     }
