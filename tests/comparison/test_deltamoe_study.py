@@ -123,7 +123,7 @@ def test_answers_are_columns_by_task_and_group_and_only_where_some_cell_has_them
     shown = console.export_text()
     lines = [line.strip() for line in shown.splitlines()]
     titles = [line for line in lines if line.startswith("instructions: ")]
-    assert titles == ["instructions: exact", "instructions: in form"]
+    assert titles == ["instructions: Exact", "instructions: In form"]
     assert "…" not in shown  # whatever the number of groups, no number is cut
     assert sum(line.startswith("3 six") for line in lines) == 6  # in every table
     assert "is right most often in instructions, expanded" in shown.replace("\n", " ")
@@ -151,6 +151,25 @@ def test_answers_are_shown_language_by_language_for_every_task(tmp_path):
     table = page[page.index("language by language") :]
     assert table.count("40.0 % / 80.0 %") == 2 * 2 * len(spoken)  # tasks, cells that have answers
     assert table.index("<span>brackets") < table.index("<span>equation")
+
+
+def test_answers_without_a_form_are_told_by_their_letters(tmp_path):
+    asked = asked_for(tmp_path, seeds=[0])
+    cells = plan_cells(asked)
+    for cell in cells:
+        if cell.of is None:
+            finish(cell, example_result())
+    found = compare(asked, cells)
+    of_task = [one for one in found.answers if one.task == "translation"]
+    assert {one.what for one in of_task} == {"exact_match", "chrf"}
+    final = example_result().final
+    tags = example_result().languages.expanded[0]
+    chrf = [final.scores[tag].tasks["translation"].chrf for tag in tags]
+    mean = sum(chrf) / len(chrf)
+    assert found.rows[1].figures["translation/Expanded/chrf"].mean == pytest.approx(mean / 100)
+    page = comparison_page(found)
+    assert f">{mean:.1f}<" in page  # of 100, without a percent sign
+    assert "comes nearest to what was asked for (chrF) in translation, expanded" in page
 
 
 def test_nobody_is_praised_for_answers_that_are_never_right(tmp_path):

@@ -21,7 +21,7 @@ from polycycle.results import (
     tasks_of,
 )
 
-_Kind = Literal["exact_match", "in_form", "score"]
+_Kind = Literal["exact_match", "in_form", "chrf", "score"]
 _POINTS = 100.0
 
 
@@ -32,8 +32,9 @@ class AnswerColumn:
     Attributes:
         task: its name.
         group: title of the languages, or the tag of one.
-        what: share of answers that are right letter for letter, or in the form asked for; or what
-            a benchmark counts, of 0 to 1 (chrF and COMET are divided by 100).
+        what: share of answers that are right letter for letter, or in the form asked for; chrF of
+            a task that asks for no form; or what a benchmark counts. All of 0 to 1: chrF and COMET
+            are divided by 100.
     """
 
     task: str
@@ -138,7 +139,11 @@ def answer_columns(
 
 
 def _kinds(result: RunResult) -> Iterable[tuple[str, tuple[_Kind, ...]]]:
-    yield from ((task, ("exact_match", "in_form")) for task in tasks_of(result))
+    """Nearness in letters says something of translations, nothing of answers in a form."""
+    written = [scores.tasks for scores in result.final.scores.values()]
+    for task in tasks_of(result):
+        has_form = any(one[task].in_form is not None for one in written if task in one)
+        yield task, ("exact_match", "in_form" if has_form else "chrf")
     yield from ((benchmark, ("score",)) for benchmark in benchmarks_of(result))
 
 
@@ -241,6 +246,8 @@ def _answers(result: RunResult, model: str) -> dict[str, float]:
         else:
             scores = average_answers(result, model, languages, column.task)
             value = getattr(scores, column.what)
+            if value is not None and column.what == "chrf":
+                value /= _POINTS
         if value is not None:
             found[column.key] = value
     return found

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from polycycle.comparison.comparing import CellOutcome, Comparison, Row
 from polycycle.comparison.figures import AnswerColumn
 from polycycle.comparison.ground import CommonGround
+from polycycle.comparison.wording import ANSWER_KINDS
 from polycycle.config import Study
 from polycycle.errors import DataError
 
@@ -51,6 +52,7 @@ def _answers(rows: Sequence[Row]) -> tuple[AnswerColumn, ...]:
     parts = [key.rsplit("/", 2) for key in keys]
     tasks = list(dict.fromkeys(task for task, _, _ in parts))
     groups = list(dict.fromkeys(group for _, group, _ in parts))
-    parts.sort(key=lambda part: (tasks.index(part[0]), groups.index(part[1]), part[2]))
+    kinds = list(ANSWER_KINDS)
+    parts.sort(key=lambda part: (tasks.index(part[0]), groups.index(part[1]), kinds.index(part[2])))
     found = [{"task": task, "group": group, "what": what} for task, group, what in parts]
     return TypeAdapter(tuple[AnswerColumn, ...]).validate_python(found)

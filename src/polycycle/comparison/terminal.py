@@ -48,7 +48,7 @@ def _answers(comparison: Comparison) -> list[Table]:
     """One table for each kind of score of each generation task and benchmark."""
     by_table: dict[str, list[AnswerColumn]] = {}
     for column in comparison.answers:
-        title = f"{column.task}: {ANSWER_KINDS[column.what].lower()}"
+        title = f"{column.task}: {ANSWER_KINDS[column.what]}"
         by_table.setdefault(title, []).append(column)
     tables = []
     for title, columns in by_table.items():

@@ -10,7 +10,12 @@ from polycycle.results import Measure, ModelSpeed
 
 SPEED_ENDINGS = ("_tokens_per_second", "_of_base")
 HEADINGS = {"gain": "Gained", "kept": "Kept", "kept_unseen": "Kept, unseen"}
-ANSWER_KINDS = {"exact_match": "Exact", "in_form": "In form", "score": "Score"}
+ANSWER_KINDS = {"exact_match": "Exact", "in_form": "In form", "chrf": "chrF", "score": "Score"}
+_BEST_AT = {
+    "exact_match": "is right most often",
+    "chrf": "comes nearest to what was asked for (chrF)",
+    "score": "scores best",
+}
 _BASE = "base"
 _VERDICTS: dict[Verdict, str] = {"better": "▲", "worse": "▼", "within noise": "≈"}
 LEGEND = (
@@ -41,7 +46,7 @@ def numbered(comparison: Comparison) -> list[tuple[str, Row]]:
 
 
 def answer_heading(column: AnswerColumn) -> str:
-    """`Exact, expanded`, `In form, original`, or `Score, expanded` of a benchmark."""
+    """`Exact, expanded`, `In form, original`, `chrF, expanded`, or a benchmark's `Score, …`."""
     return f"{ANSWER_KINDS[column.what]}, {column.group.lower()}"
 
 
@@ -61,12 +66,13 @@ def quality(row: Row, key: str, measure: Measure) -> str:
 
 
 def in_its_unit(spread: Spread, key: str, measure: Measure, *, sign: bool) -> str:
-    """`+71.9 ± 1.2` of a gain, `99.6 ± 0.2 %` of what was kept."""
+    """`+71.9 ± 1.2` of a gain, `99.6 ± 0.2 %` of what was kept, `23.8 ± 0.4` of chrF."""
     if _is_gain(key):
         return spread_words(spread, digits=1 if measure == "accuracy" else 3, sign=sign)
     deviation = None if spread.deviation is None else 100 * spread.deviation
     percents = Spread(mean=100 * spread.mean, deviation=deviation, seeds=spread.seeds)
-    return spread_words(percents, digits=1, sign=sign) + " %"
+    words = spread_words(percents, digits=1, sign=sign)
+    return words if key.endswith("/chrf") else f"{words} %"
 
 
 def _is_gain(key: str) -> bool:
@@ -162,8 +168,7 @@ def sentences(comparison: Comparison) -> list[str]:
         "kept_unseen": "keeps most of the original languages that no training showed",
     }
     for column in comparison.answers:
-        if column.what != "in_form":
-            does = "scores best" if column.what == "score" else "is right most often"
+        if does := _BEST_AT.get(column.what):
             asked[column.key] = f"{does} in {column.task}, {column.group.lower()}"
     for key in asked:
         having = [row for row in rows if key in row.figures]
