@@ -178,7 +178,9 @@ def test_nobody_is_praised_for_answers_that_are_never_right(tmp_path):
     for cell in cells:
         if cell.of is None:
             finish(cell, in_form(example_result(), 0.0))
-    assert "right most often" not in comparison_page(compare(asked, cells))
+    page = comparison_page(compare(asked, cells))
+    assert "right most often" not in page
+    assert "Gain against instructions" not in page
 
 
 def test_without_tasks_there_are_no_such_columns(tmp_path):

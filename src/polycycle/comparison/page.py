@@ -12,6 +12,7 @@ from markupsafe import Markup
 from polycycle.comparison.comparing import QUALITIES, Comparison, Row
 from polycycle.comparison.figures import Figures
 from polycycle.comparison.wording import (
+    ANSWER_KINDS,
     COST_HEADINGS,
     HEADINGS,
     LEGEND,
@@ -204,13 +205,16 @@ def _quality_axes(comparison: Comparison) -> tuple[_Axis, ...]:
     """What is kept, and right answers to tasks in the languages to learn."""
     answers = [
         (
-            f"Gain against {one.task}",
+            f"Gain against {one.task}" + (", in letters" if one.what == "chrf" else ""),
             one.key,
-            f"{one.task}: {answer_heading(one).lower()}, %",
+            f"{one.task}: {ANSWER_KINDS[one.what]}, {one.group.lower()}, "
+            + ("of 100" if one.what == "chrf" else "%"),
             100.0,
         )
         for one in comparison.answers
-        if one.what != "in_form" and "original" not in one.group.lower()
+        if one.what != "in_form"
+        and "original" not in one.group.lower()
+        and any(one.key in row.figures and row.figures[one.key].mean for row in comparison.rows)
     ]
     return (*_QUALITY_AXES, *answers)
 
