@@ -248,7 +248,7 @@ def test_the_page_says_what_was_compared(tmp_path):
         ),
         (
             lambda result: {"models": (*result.models[:-1], _with_benchmarks(result.final))},
-            "the same benchmark prompts",
+            "the same benchmarks, with the same prompts",
         ),
     ],
 )
@@ -260,6 +260,21 @@ def test_what_is_not_the_same_is_said(tmp_path, change, words):
     assert len(found.ground.differences) == 1
     assert words in found.ground.differences[0]
     assert found.ground.differences[0] in comparison_page(found)
+
+
+def test_one_benchmark_that_counts_two_things_is_said(tmp_path):
+    def measured(result, cell):
+        final = _with_benchmarks(result.final)
+        score, *others = final.benchmarks.scores
+        if cell.name == "six":  # with --comet
+            metrics = {**score.metrics, "comet": 80.0}
+            score = score.model_copy(update={"metrics": metrics, "metric": "comet"})
+        benchmarks = final.benchmarks.model_copy(update={"scores": (score, *others)})
+        final = final.model_copy(update={"benchmarks": benchmarks})
+        return result.model_copy(update={"models": (*result.models[:-1], final)})
+
+    (said,) = compare(*finished(tmp_path, measured)).ground.differences
+    assert "the same benchmarks, with the same prompts and metrics" in said
 
 
 def test_variants_that_show_a_model_before_the_end_were_trained_on_fewer_tokens(tmp_path):

@@ -116,6 +116,19 @@ def test_a_cell_without_a_run_has_nothing_to_tell_the_demo(tmp_path):
         load_study(study(tmp_path, cells=cells))
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"demo_settings": {"review.tokens": 7}}, "demo_settings"),
+        ({"cells": {"a": {"demo_title": "A"}}}, r"cells\.a\.demo_title"),
+        ({"cells": {"a": {"demo_settings": {"seed": 1}}}}, r"cells\.a\.demo_settings"),
+    ],
+)
+def test_a_study_of_another_recipe_says_nothing_of_the_demo(tmp_path, changes, named):
+    with pytest.raises(ConfigError, match=rf"\n  {named}: only a study of the demo reads that"):
+        load_study(study(tmp_path, recipe=str(RECIPE), **changes))
+
+
 def test_titles_differ_in_the_demo_too(tmp_path):
     cells = {"one": {"title": "A", "demo_title": "C"}, "two": {"title": "B", "demo_title": "C"}}
     with pytest.raises(ConfigError, match=r"cells.two.demo_title: cells.one is called 'C' too"):
@@ -174,8 +187,8 @@ def test_runs_on_another_recipe_have_a_folder_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (None, RECIPE, "holds runs of the demo .*two/seed-0.yaml"),
-        (RECIPE, None, "holds runs of another recipe than the demo .* --out FOLDER"),
+        (None, RECIPE, "holds runs of the demo .*two/seed-0.yaml.* Leave --recipe out, or"),
+        (RECIPE, None, "another recipe than the demo .* Give the same --recipe .* --out FOLDER"),
     ],
 )
 def test_a_folder_with_runs_of_the_other_size_is_refused(tmp_path, before, after, message):

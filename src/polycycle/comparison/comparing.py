@@ -95,6 +95,14 @@ class Comparison:
         keys = dict.fromkeys(key for row in self.rows for key in row.figures)
         return [key for key in keys if key.startswith("saved/") and key[len("saved/")].isupper()]
 
+    def figures_of(self, cell: str) -> dict[int, Figures]:
+        """Of a variant, seed by seed, where its run is done."""
+        return {
+            one.seed: one.figures
+            for one in self.outcomes
+            if one.cell == cell and one.figures is not None
+        }
+
     @property
     def reference(self) -> str:
         """The variant that the others are measured against."""
@@ -219,6 +227,17 @@ def _outcome(
     )
 
 
+def paired(mine: Mapping[int, Figures], theirs: Mapping[int, Figures], key: str) -> list[float]:
+    """How much more of a figure one variant has than another, over the seeds that both have."""
+    return [
+        value - other
+        for seed, figures in mine.items()
+        if seed in theirs
+        and (value := figures.get(key)) is not None
+        and (other := theirs[seed].get(key)) is not None
+    ]
+
+
 def _all_layers(model: ModelScores) -> tuple[int, ...] | None:
     """Experts of each layer from the first to the last mixture layer, dense ones as 1."""
     routing = model.routing
@@ -247,13 +266,7 @@ def _row(
     spreads: dict[str, Spread] = {}
     several = (key for one in done.values() for key in one.by_key)
     for key in dict.fromkeys([*QUALITIES, *several]) if done else ():
-        differences = [
-            mine - theirs
-            for seed in done
-            if seed in against
-            and (mine := done[seed].get(key)) is not None
-            and (theirs := against[seed].get(key)) is not None
-        ]
+        differences = paired(done, against, key)
         verdicts[key] = "reference" if is_reference else verdict_on(differences)
         if differences and not is_reference:
             spreads[key] = spread_of(differences)

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from polycycle.comparison.running import Cell, demo_world
-from polycycle.config import DEMO, Study
+from polycycle.config import DEMO, Study, parse_yaml
 from polycycle.errors import ConfigError
 
 
@@ -25,10 +23,11 @@ def check_folder(study: Study, cells: Sequence[Cell]) -> None:
         if was_demo is not None and was_demo != is_demo:
             held = "the demo" if was_demo else "another recipe than the demo"
             asked = "the demo" if is_demo else study.recipe
+            again = "Leave --recipe out" if was_demo else "Give the same --recipe as then"
             raise ConfigError(
                 f"{study.output} holds runs of {held} ({cell.recipe_file}), and {asked} is asked "
-                f"for, whose runs would take their place. Give the same --recipe as then, or name "
-                "another folder: --out FOLDER"
+                f"for, whose runs would take their place. {again}, or name another folder: "
+                "--out FOLDER"
             )
 
 
@@ -37,9 +36,9 @@ def _was_of_the_demo(cell: Cell) -> bool | None:
     if not cell.recipe_file.is_file():
         return None
     try:
-        settings = yaml.safe_load(cell.recipe_file.read_text(encoding="utf-8"))
+        settings = parse_yaml(cell.recipe_file.read_text(encoding="utf-8"), where="recipe")
         root = Path(settings["data"]["root"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (ConfigError, UnicodeDecodeError, KeyError, TypeError):
         return None
     ending = demo_world(Path(), cell.seed).parts
     return root.parts[-len(ending) :] == ending

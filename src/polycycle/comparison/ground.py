@@ -161,10 +161,11 @@ def _questions(result: RunResult) -> int:
     return sum(scores.questions or 0 for scores in result.models[0].scores.values())
 
 
-def _prompts(result: RunResult) -> object:
+def _benchmarks(result: RunResult) -> object:
+    """What was asked, and what counts: chrF in one run and COMET in another do not compare."""
     found = result.final.benchmarks
     scores = found.scores if found else ()
-    return {(one.benchmark, one.language): one.prompts_hash for one in scores}
+    return {(one.benchmark, one.language): (one.prompts_hash, one.metric) for one in scores}
 
 
 _SHARED: dict[str, Callable[[RunResult], object]] = {
@@ -172,7 +173,7 @@ _SHARED: dict[str, Callable[[RunResult], object]] = {
     "languages": _languages,
     "held-out text": _held_out,
     "questions": _questions,
-    "benchmark prompts": _prompts,
+    "benchmarks, with the same prompts and metrics": _benchmarks,
 }
 
 

@@ -185,7 +185,7 @@ def _demo_settings() -> dict[str, Any]:
 
 
 def _demo_home(study: Study, seed: int) -> Path:
-    return study.output / _SHARED / f"seed-{seed}"
+    return demo_world(study.output, seed).parent
 
 
 def demo_world(output: Path, seed: int) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from polycycle.comparison.comparing import QUALITIES, Comparison, Row
+from polycycle.comparison.comparing import QUALITIES, Comparison, Row, paired
 from polycycle.comparison.figures import AnswerColumn
 from polycycle.comparison.noise import Spread, Verdict, spread_of, verdict_on
 from polycycle.report.wording import MISSING, bytes_size, decimal, duration, flops, short_count
@@ -222,29 +222,15 @@ def _margins(comparison: Comparison, best: Row, having: Sequence[Row], key: str)
     if others:
         second = max(others, key=lambda row: row.figures[key].mean)
         rivals.setdefault(second.cell, f"the next best, {second.title}")
+    mine = comparison.figures_of(best.cell)
     margins = [
-        _margin(_paired(comparison, best.cell, cell, key), title, key, comparison.measure)
+        _margin(paired(mine, comparison.figures_of(cell), key), title, key, comparison.measure)
         for cell, title in rivals.items()
     ]
     if len({verdict for _, verdict in margins}) == 1:  # said once, of both
         margins[:-1] = [(words, "") for words, _ in margins[:-1]]
     said = [f"{words}{verdict}" for words, verdict in margins]
     return ", ".join([" (the reference)" if is_reference else "", *said])
-
-
-def _paired(comparison: Comparison, one: str, other: str, key: str) -> list[float]:
-    """How much more one variant has than another, over the seeds that both have."""
-    mine, theirs = (
-        {
-            outcome.seed: value
-            for outcome in comparison.outcomes
-            if outcome.cell == cell
-            and outcome.figures is not None
-            and (value := outcome.figures.get(key)) is not None
-        }
-        for cell in (one, other)
-    )
-    return [value - theirs[seed] for seed, value in mine.items() if seed in theirs]
 
 
 def _margin(

@@ -102,6 +102,22 @@ class Study(Section):
     minute for a small model. What was measured is not measured again."""
 
     @model_validator(mode="after")
+    def _is_of_the_demo_or_says_nothing_of_it(self) -> Self:
+        places = {"": self} | {f"cells.{name}.": cell for name, cell in self.cells.items()}
+        found = [
+            place + key
+            for place, one in places.items()
+            for key in ("demo_settings", "demo_title")
+            if getattr(one, key, None)
+        ]
+        if found and self.recipe != DEMO:
+            raise ValueError(
+                f"{', '.join(found)}: only a study of the demo reads that, and the recipe of this "
+                f"one is {self.recipe}; put it into `settings` or `title`, or say `recipe: {DEMO}`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names(self) -> Self:
         for name in self.cells:
             if not _NAME.fullmatch(name):
