@@ -5,7 +5,14 @@ import json
 import pytest
 from rich.console import Console
 
-from polycycle.comparison import compare, comparison_page, comparison_table, plan_cells, run_cells
+from polycycle.comparison import (
+    compare,
+    comparison_page,
+    comparison_table,
+    plan_cells,
+    read_comparison,
+    run_cells,
+)
 from polycycle.comparison.figures import figures_of
 from polycycle.config import load_study
 from polycycle.errors import ConfigError
@@ -160,6 +167,8 @@ def test_answers_without_a_form_are_told_by_their_letters(tmp_path):
         if cell.of is None:
             finish(cell, example_result())
     found = compare(asked, cells)
+    (tmp_path / "comparison.json").write_text(json.dumps(found.to_json()), "utf-8")
+    assert read_comparison(tmp_path / "comparison.json").answers == found.answers
     of_task = [one for one in found.answers if one.task == "translation"]
     assert {one.what for one in of_task} == {"exact_match", "chrf"}
     final = example_result().final

@@ -9,6 +9,8 @@ import pytest
 from polycycle.comparison import plan_cells, running
 from polycycle.config import load_study
 from polycycle.errors import ConfigError
+from polycycle.stages import RUNS_AT_ONCE
+from polycycle.stages.environment import describe_environment
 from tests.config.test_study import study
 
 CELLS = {
@@ -186,3 +188,10 @@ def test_cells_at_once_share_the_processors(asked, monkeypatch, jobs, set_alread
         monkeypatch.setenv("OMP_NUM_THREADS", set_already)
     run(asked, jobs)
     assert found == [(expected, str(jobs))] * len(CELLS)
+
+
+def test_a_run_notes_how_many_went_on_beside_it(monkeypatch):
+    monkeypatch.setenv(RUNS_AT_ONCE, "3")
+    assert describe_environment("float32").runs_at_once == 3
+    monkeypatch.delenv(RUNS_AT_ONCE)
+    assert describe_environment("float32").runs_at_once == 1

@@ -4,8 +4,15 @@ import re
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from polycycle.comparison import compare, comparison_page, measure_speeds, plan_cells
+from polycycle.comparison import (
+    compare,
+    comparison_page,
+    comparison_table,
+    measure_speeds,
+    plan_cells,
+)
 from polycycle.comparison.ground import common_ground
 from polycycle.comparison.wording import pareto_front, sentences
 from tests.comparison.test_deltamoe_study import asked_for, finish
@@ -306,7 +313,8 @@ def test_many_that_were_trained_on_other_tokens_are_a_range():
 
 def test_a_default_that_changed_since_a_run_is_said(tmp_path):
     def older(result, cell):
-        recipe = cell.recipe.model_dump(mode="json") | {"name": "then", "output": "elsewhere"}
+        of_then = {"name": "then", "output": "elsewhere", "reuse": ["another/run"]}
+        recipe = cell.recipe.model_dump(mode="json") | of_then
         del recipe["seed"]  # as if that setting were new
         if cell.name == "six":
             recipe["review"] = {**recipe["review"], "prior_form": "paper"}
@@ -318,6 +326,9 @@ def test_a_default_that_changed_since_a_run_is_said(tmp_path):
         "Delete a run's folder to make it anew.",
     )
     assert "was &#34;paper&#34; when 2 of 4 runs were made" in comparison_page(found)
+    console = Console(width=200, record=True)
+    console.print(comparison_table(found))
+    assert 'was "paper" when 2 of 4 runs were made' in console.export_text()
 
 
 def test_a_study_of_which_nothing_is_run_has_a_page(tmp_path):

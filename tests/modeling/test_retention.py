@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from polycycle.errors import ConfigError
 from polycycle.modeling import record_routing
@@ -116,6 +117,10 @@ def test_an_answer_that_ends_sooner_is_filled_with_the_end_that_the_call_asks_fo
     two, end = torch.stack([ending[:9], going_on[:9]]), int(ending[9])
     got = moe.generate(two, attention_mask=torch.ones_like(two), eos_token_id=[end], **settings)
     assert torch.equal(got[1], going_on)
+    assert got[0, 9:].tolist() == [end] * 8
+    moe.generation_config.eos_token_id = end  # left out below
+    own = GenerationConfig(**settings)
+    got = moe.generate(two, attention_mask=torch.ones_like(two), generation_config=own)
     assert got[0, 9:].tolist() == [end] * 8
 
 
@@ -245,6 +250,10 @@ def test_what_cannot_be_kept_exactly_is_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=f"{next(iter(refused))}: .*cannot follow"):
             moe.generate(prompts, attention_mask=mask, **refused, **SETTINGS)
+    moe.generation_config.num_beams = 2  # which a config of the call's own does not change
+    with pytest.raises(ConfigError, match=r"num_beams: .*cannot follow"):
+        moe.generate(prompts, attention_mask=mask, generation_config=GenerationConfig(**SETTINGS))
+    moe.generation_config.num_beams = None
     with pytest.raises(ConfigError, match="return_dict_in_generate"):
         moe.generate(prompts, attention_mask=mask, return_dict_in_generate=True, **SETTINGS)
     upcycle(tmp_path / "dense", tmp_path / "plain", num_experts=2)

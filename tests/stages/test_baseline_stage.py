@@ -229,6 +229,9 @@ def test_the_plan_of_a_baseline_is_of_the_dense_model_that_its_run_trains(
     assert plan.parameters_total == plan.parameters_active == result.final.parameters_total
     size = (tmp_path / "run" / cost.stage / "model.safetensors").stat().st_size
     assert size == pytest.approx(plan.checkpoint_bytes, rel=0.15)
+    sizes = [file.stat().st_size for file in (tmp_path / "run").glob("*/model.safetensors")]
+    checkpoints = 2 * 12 * cost.parameters_trainable
+    assert sum(sizes) == pytest.approx(plan.disk_bytes - checkpoints, rel=0.15)
     assert set(plan.folders) == set(stage_folders(tmp_path / "run"))
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(asked))  # JSON is YAML

@@ -7,6 +7,7 @@ others. See `routing.gate` for what is decided, and why.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,8 +139,8 @@ class RetentionMixin(nn.Module):
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         if not self.config.exact_retention or ids is None:  # type: ignore[union-attr]
             return generate(inputs, **kwargs)
-        settings: Any = kwargs.get("generation_config") or self.generation_config
-        _refuse_what_the_gate_cannot_follow(settings, kwargs)
+        asked = partial(_asked, kwargs, self.generation_config)
+        _refuse_what_the_gate_cannot_follow(asked)
         original = self.judge_original(ids, kwargs.get("attention_mask"))
         if original.all() or not original.any():
             return generate(inputs, **kwargs)
@@ -147,14 +148,18 @@ class RetentionMixin(nn.Module):
             (rows, generate(**_rows_of({**kwargs, "inputs": ids}, rows, len(ids))))
             for rows in (original.nonzero()[:, 0], (~original).nonzero()[:, 0])
         ]
-        fill = _fill_token(kwargs, settings, self.generation_config)
-        return _together(parts, len(ids), fill)
+        return _together(parts, len(ids), _fill_token(asked))
 
 
-def _refuse_what_the_gate_cannot_follow(settings: Any, kwargs: dict[str, Any]) -> None:
-    def asked(name: str) -> Any:
-        return kwargs[name] if name in kwargs else getattr(settings, name, None)
+def _asked(kwargs: dict[str, Any], of_model: Any, name: str) -> Any:
+    """A setting as `generate` reads it: of the call, else of its config, else of the model's."""
+    if name in kwargs:
+        return kwargs[name]
+    given = (getattr(one, name, None) for one in (kwargs.get("generation_config"), of_model))
+    return next((value for value in given if value is not None), None)
 
+
+def _refuse_what_the_gate_cannot_follow(asked: Callable[[str], Any]) -> None:
     why_not = {
         "num_beams": (asked("num_beams") or 1) > 1 and "beams change places in the cache",
         "use_cache": asked("use_cache") is False and "the decision is kept beside the cache",
@@ -188,13 +193,8 @@ def _rows_of(kwargs: dict[str, Any], rows: Tensor, batch: int) -> dict[str, Any]
     }
 
 
-def _fill_token(kwargs: dict[str, Any], *settings: Any) -> int:
+def _fill_token(asked: Callable[[str], Any]) -> int:
     """What `generate` fills a row with that ended: padding, or else the first end of text."""
-
-    def asked(name: str) -> Any:
-        given = (kwargs.get(name), *(getattr(one, name) for one in settings))
-        return next((value for value in given if value is not None), None)
-
     eos = asked("eos_token_id")
     first_eos = eos[0] if isinstance(eos, list) else eos
     return next((token for token in (asked("pad_token_id"), first_eos) if token is not None), 0)
