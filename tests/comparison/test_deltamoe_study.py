@@ -179,6 +179,7 @@ def test_answers_without_a_form_are_told_by_their_letters(tmp_path):
     page = comparison_page(found)
     assert f">{mean:.1f}<" in page  # of 100, without a percent sign
     assert "comes nearest to what was asked for (chrF) in translation, expanded" in page
+    assert 'aria-label="Gain against translation, in letters"' in page
 
 
 def test_nobody_is_praised_for_answers_that_are_never_right(tmp_path):
