@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from polycycle.config import load_recipe, load_study, parse_recipe, parse_yaml
 from polycycle.errors import ConfigError
@@ -111,6 +112,16 @@ def test_what_a_merge_brings_in_may_be_overridden():
     assert found["all"]["here"]["in"] == {"a": 1, "b": 0}
     assert found["last"]["b"] == 2
     assert len(found["other"]) == 4
+
+
+def test_a_changed_section_leaves_another_that_is_written_as_its_alias(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    one = {"tokens": 1000}
+    path.write_text(yaml.safe_dump(settings(post_pretrain=one, review=one)))
+    assert ": *" in path.read_text()
+    before = load_recipe(path)
+    found = load_recipe(path, ["review.batch_size=7"])
+    assert (found.review.batch_size, found.post_pretrain) == (7, before.post_pretrain)
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: \x00"])

@@ -133,11 +133,12 @@ def change_setting(settings: dict[str, Any], key: str, value: Any, *, where: str
     *parents, last = key.split(".")
     place = settings
     for parent in parents:
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
+        section = {} if place.get(parent) is None else place[parent]
+        if not isinstance(section, dict):
             raise ConfigError(f"{where}: {parent} is a single value, not a section")
+        # A copy: another section may be the same object, by an alias of YAML.
+        place[parent] = dict(section)
+        place = place[parent]
     place[last] = value
 
 
