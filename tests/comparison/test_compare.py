@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 from polycycle.cli import app
 from polycycle.comparison import plan_cells, running
 from polycycle.config import load_study
+from polycycle.results import save_result
 from tests.config.test_study import study
+from tests.results.example import example_result
 from tests.text import VOCAB_SIZE, make_tokenizer, sentences, write_jsonl
 from tests.tiny import save_dense
 
@@ -167,3 +169,40 @@ def test_a_study_on_another_recipe_keeps_to_a_folder_of_its_own(world, tmp_path)
     assert mixed.exit_code == 1
     assert "another recipe than the demo" in mixed.output
     assert json.loads((own / "comparison.json").read_text()) == found
+
+
+def test_a_finished_cell_of_other_settings_is_not_replaced_unasked(world, monkeypatch):
+    ran = []
+
+    def fake(cell, at_once):
+        ran.append((cell.name, cell.recipe.review.prior_coef))
+        running._put_down_recipe(cell)
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        save_result(example_result(), cell.result_file)
+        return 0
+
+    monkeypatch.setattr(running, "_run", fake)
+    asked = {"name": "s", "recipe": "recipe.yaml", "output": str(world / "kept"), "seeds": [0]}
+    (world / "kept.yaml").write_text(json.dumps(asked | {"cells": {"one": None, "two": None}}))
+    again = [world / "kept.yaml", "--set", "review.prior_coef=0.5"]
+    first = call(*again)
+    assert first.exit_code == 0, first.output
+    other = call(world / "kept.yaml", "--set", "review.prior_coef=0.25")
+    assert other.exit_code == 1
+    said = " ".join(other.output.split())
+    assert "one/seed-0 and 1 more: finished with other settings" in said.replace("/ ", "/")
+    assert "review.prior_coef: 0.5 then, 0.25 now" in said
+    assert call(*again).exit_code == 0
+    assert ran == [("one", 0.5), ("two", 0.5)]
+    assert call(world / "kept.yaml", "--set", "review.prior_coef=0.25", "--anew").exit_code == 0
+    assert ran[2:] == [("one", 0.25), ("two", 0.25)]
+
+
+def test_a_failure_is_of_the_recipe_that_failed(tmp_path):
+    (cell,) = plan_cells(load_study(study(tmp_path, seeds=[0], cells={"one": None})))
+    running._put_down_recipe(cell)
+    cell.failure_file.write_text("exit code 1")
+    assert cell.has_failed
+    changed = {"one": {"experts.top_k": 1}}
+    (other,) = plan_cells(load_study(study(tmp_path, seeds=[0], cells=changed)))
+    assert not other.has_failed

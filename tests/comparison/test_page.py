@@ -378,6 +378,7 @@ def test_a_cell_that_failed_is_shown_with_what_it_said_last(tmp_path):
     asked = asked_for(tmp_path, seeds=[0])
     (_, cell, _) = cells = plan_cells(asked)
     cell.folder.mkdir(parents=True)
+    cell.recipe_file.write_text(cell.text, "utf-8")
     cell.failure_file.write_text("exit code 1\n", "utf-8")
     cell.log_file.write_text("step 7\nConfigError: <too many> tokens\n", "utf-8")
     found = compare(asked, cells)

@@ -159,14 +159,11 @@ def test_what_was_measured_is_not_measured_again_and_the_rest_is(place, tmp_path
         ("topics", "en"): 2,
         ("topics", "el"): 1,
     }
-    benchmark_model(
-        place / "dense",
-        plan(place, "quiz"),
-        HowToMeasure(suite=None, batch_size=4, limit=2),
-        notes.append,
-        file=file,
-    )
-    assert [one.examples for one in load_benchmarks(file).scores] == [2, 2]
+    # A trial of a few examples does not cost the scores over all.
+    trial = HowToMeasure(suite=None, batch_size=4, limit=2)
+    with pytest.raises(ConfigError, match="4 scores of this model, measured with limit None, now"):
+        benchmark_model(place / "dense", plan(place, "quiz"), trial, notes.append, file=file)
+    assert load_benchmarks(file).scores == there
 
 
 def test_a_model_that_judges_whole_texts_is_measured_one_by_one(place, tmp_path):

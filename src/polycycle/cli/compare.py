@@ -54,6 +54,14 @@ def compare(
         bool,
         typer.Option("--retry/--no-retry", help="Whether cells that failed before are run again."),
     ] = True,
+    anew: Annotated[
+        bool,
+        typer.Option(
+            "--anew",
+            help="Run finished cells again whose settings have changed since, in place of what is "
+            "there. Without it they are refused.",
+        ),
+    ] = False,
     show_only: Annotated[
         bool, typer.Option("--show", help="Run nothing; table and page of what is there.")
     ] = False,
@@ -82,6 +90,7 @@ def compare(
     """
     from polycycle.comparison import (
         check_folder,
+        check_results,
         comparison_page,
         comparison_table,
         measure_speeds,
@@ -115,6 +124,8 @@ def compare(
         raise ConfigError(f"--seeds {seeds}: no seed {no}; there are {known}")
     make_folder(study.output)
     if not show_only:
+        if not anew:
+            check_results(chosen)
         run_cells(study, chosen, tell=tell, retry_failed=retry_failed, jobs=jobs)
         if study.measure_speed:
             measure_speeds(study, chosen, tell=tell)

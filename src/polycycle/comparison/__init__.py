@@ -1,7 +1,7 @@
 """Variants of one recipe side by side: run what is missing, then table, plots and page."""
 
 from polycycle.comparison.comparing import Comparison, compare
-from polycycle.comparison.folders import check_folder
+from polycycle.comparison.folders import check_folder, check_results
 from polycycle.comparison.page import comparison_page, quality_figures, quality_table
 from polycycle.comparison.reading import read_comparison
 from polycycle.comparison.running import Cell, plan_cells, run_cells
@@ -14,6 +14,7 @@ __all__ = [
     "Cell",
     "Comparison",
     "check_folder",
+    "check_results",
     "compare",
     "comparison_page",
     "comparison_table",

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from polycycle.config import Recipe
+from polycycle.config import Recipe, leaves
 from polycycle.report.wording import bytes_size, count, names, short_count
 from polycycle.results import RunResult, groups_of, tasks_of
 
@@ -118,8 +117,8 @@ def _changed_defaults(results: Results, asked: Mapping[tuple[str, int], Recipe])
     """
     found: Counter[tuple[str, str, str]] = Counter()
     for at, recipe in asked.items():
-        then, now = (_leaves(one) for one in (results[at].recipe, recipe.model_dump(mode="json")))
-        chosen = _leaves(recipe.model_dump(mode="json", exclude_unset=True)).keys()
+        then, now = (leaves(one) for one in (results[at].recipe, recipe.model_dump(mode="json")))
+        chosen = leaves(recipe.model_dump(mode="json", exclude_unset=True)).keys()
         found.update(
             (key, json.dumps(then[key]), json.dumps(now[key]))
             for key in then.keys() & now.keys() - chosen - _OWN
@@ -130,17 +129,6 @@ def _changed_defaults(results: Results, asked: Mapping[tuple[str, int], Recipe])
             f"{key} was {before} when {count(runs)} of {count(len(results))} runs were made; its "
             f"default is {today} now. Delete a run's folder to make it anew."
         )
-
-
-def _leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= _leaves(value, f"{above}{key}.")
-        else:
-            found[f"{above}{key}"] = value
-    return found
 
 
 def _tokens(result: RunResult) -> int:

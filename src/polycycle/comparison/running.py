@@ -81,7 +81,11 @@ class Cell:
     @property
     def is_done(self) -> bool:
         """Whether the run ended, with this very recipe, whatever it was called then."""
-        if not (self.result_file.is_file() and self.recipe_file.is_file()):
+        return self.result_file.is_file() and self._was_told_this
+
+    @property
+    def _was_told_this(self) -> bool:
+        if not self.recipe_file.is_file():
             return False
         run = self.recipe_file.read_text(encoding="utf-8", errors="replace")
         return run == self.text or _without_name(run) == _without_name(self.text)
@@ -93,8 +97,8 @@ class Cell:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last attempt failed by itself."""
-        return self.failure_file.is_file() and not self.is_done
+        """Whether the last attempt failed by itself, with this very recipe."""
+        return self.failure_file.is_file() and self._was_told_this and not self.is_done
 
     @property
     def text(self) -> str:
@@ -401,6 +405,7 @@ def _write_demo(
             write_siblings(siblings, base, forms, seed=cell.seed, tell=tell)
     except PolycycleError as error:
         tell(f"[{task.number}] {task.title}: FAILED before it began: {error}")
+        _put_down_recipe(cell)
         write_text(cell.log_file, f"{type(error).__name__}: {error}\n")
         write_text(cell.failure_file, "before it began\n")
         return False
@@ -416,6 +421,13 @@ def _languages(study: Study) -> dict[str, tuple[str, ...]]:
     }
 
 
+def _put_down_recipe(cell: Cell) -> None:
+    """As what is tried now; what another recipe led to must not pass for this one's."""
+    cell.failure_file.unlink(missing_ok=True)
+    cell.result_file.unlink(missing_ok=True)
+    write_text(cell.recipe_file, cell.text)
+
+
 def _run(cell: Cell, at_once: int) -> int:
     """The exit code of `polycycle run` on this cell's recipe.
 
@@ -424,9 +436,7 @@ def _run(cell: Cell, at_once: int) -> int:
         at_once: how many share the processors with it, itself among them; alone it leaves to
             torch how many it uses.
     """
-    cell.failure_file.unlink(missing_ok=True)
-    cell.result_file.unlink(missing_ok=True)  # of another recipe: it must not pass for this one's
-    write_text(cell.recipe_file, cell.text)
+    _put_down_recipe(cell)
     command = [sys.executable, "-m", "polycycle", "run", str(cell.recipe_file)]
     command += ["--set", f"reuse={json.dumps([str(folder) for folder in cell.reuse])}"]
     environment = os.environ | {RUNS_AT_ONCE: str(at_once)}

@@ -20,7 +20,7 @@ from polycycle.config.experts import (
 )
 from polycycle.config.graft import MERGES, GraftConfig, SiblingConfig
 from polycycle.config.languages import LanguagesConfig
-from polycycle.config.load import load_recipe, parse_recipe, parse_yaml, read_settings
+from polycycle.config.load import leaves, load_recipe, parse_recipe, parse_yaml, read_settings
 from polycycle.config.recipe import Recipe
 from polycycle.config.study import DEMO, CellConfig, Study, cell_recipe, load_study
 from polycycle.config.training import (
@@ -61,6 +61,7 @@ __all__ = [
     "Study",
     "TrainConfig",
     "cell_recipe",
+    "leaves",
     "load_recipe",
     "load_study",
     "parse_recipe",

@@ -142,6 +142,17 @@ def change_setting(settings: dict[str, Any], key: str, value: Any, *, where: str
     place[last] = value
 
 
+def leaves(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings by their dotted keys: what `change_setting` takes."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
 def _explain(problem: Any, model: type[BaseModel]) -> str:
     """One line for one pydantic problem: key, what is wrong, what is known."""
     key = _key_of(problem)

@@ -9,6 +9,7 @@ from typing import Any
 
 import polycycle
 from polycycle.checkpoint import Checkpoint, content_hash, load_tokenizer, open_checkpoint
+from polycycle.errors import ConfigError
 from polycycle.evaluation import (
     Plan,
     PlannedTask,
@@ -75,6 +76,9 @@ def benchmark_model(
         tell: where notes for the user go.
         file: where scores are kept.
         revision: of a hub id.
+
+    Raises:
+        ConfigError: `file` holds scores of this model that were measured otherwise.
     """
     checkpoint = open_checkpoint(model_path, revision=revision)
     tokenizer = load_tokenizer(checkpoint.folder, str(model_path))
@@ -179,15 +183,28 @@ _Key = tuple[str, str, str, int, str | None, bool]
 
 
 def _done_before(file: Path | None, wanted: BenchmarkResult) -> dict[_Key, BenchmarkScore]:
-    """Scores of the same model with the same settings, by what they measure."""
+    """Scores of the same model with the same settings, by what they measure.
+
+    Raises:
+        ConfigError: the file holds scores of this model that were measured otherwise.
+    """
     if file is None or not file.exists():
         return {}
     found = load_benchmarks(file)
-    same = ("content_hash", "limit", "seed", "device", "dtype")
-    if any(getattr(found, key) != getattr(wanted, key) for key in same):
-        return {}
-    if found.versions["lm_eval"] != wanted.versions["lm_eval"]:
-        return {}
+    if found.content_hash != wanted.content_hash:
+        return {}  # of weights that are no more
+    then, now = (
+        {key: getattr(one, key) for key in ("limit", "seed", "device", "dtype")}
+        | {"lm-eval": one.versions["lm_eval"]}
+        for one in (found, wanted)
+    )
+    others = [f"{key} {then[key]}, now {now[key]}" for key in then if then[key] != now[key]]
+    if others and found.scores:
+        raise ConfigError(
+            f"{file} holds {len(found.scores)} scores of this model, measured with "
+            f"{'; '.join(others)}: they would be lost, and do not compare. Measure as then, or "
+            "keep others elsewhere (`polycycle evaluate MODEL --out FILE`), or remove that file"
+        )
     return {
         (
             score.benchmark,
