@@ -183,7 +183,7 @@ def test_bits_saved_stand_beside_the_questions(tmp_path):
     assert found.rows[2].against_reference["saved/Expanded"] != "one seed"
     assert found.rows[0].figures["saved/Expanded"].mean == 0  # the base's own
     page = comparison_page(found)
-    table = page[page.index("Bits per byte saved") :]
+    table = page[page.index("Share of the base") :]
     assert f"+{100 * six['saved/Expanded'].mean:.1f} ± 0.0 %" in table
 
 

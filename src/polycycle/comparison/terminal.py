@@ -64,7 +64,9 @@ def _saved(comparison: Comparison) -> list[Table]:
     """How many bits per byte fewer than the base's are needed, by group of languages."""
     if not comparison.saved:
         return []
-    table = _table("bits per byte saved", [key.split("/", 1)[1] for key in comparison.saved])
+    table = _table(
+        "share of bits per byte saved", [key.split("/", 1)[1] for key in comparison.saved]
+    )
     for name, row in numbered(comparison):
         cells = [quality(row, key, comparison.measure) for key in comparison.saved]
         table.add_row(Text(name), *cells, style=_style(comparison, row))
