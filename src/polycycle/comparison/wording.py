@@ -122,7 +122,7 @@ def speeds(row: Row, speed: ModelSpeed) -> tuple[str, ...]:
     words = []
     for key in speed.by_use:
         rate, ratio = (row.figures.get(f"{key}{end}") for end in SPEED_ENDINGS)
-        words.append(MISSING if rate is None else short_count(rate.mean))
+        words.append(MISSING if rate is None else short_count(round(rate.mean)))
         words.append(MISSING if ratio is None else spread_words(ratio, digits=2))
     return tuple(words)
 
