@@ -7,8 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 from polycycle.cli import app
-from polycycle.comparison import plan_cells, running
+from polycycle.comparison import check_results, plan_cells, running
 from polycycle.config import load_study
+from polycycle.errors import ConfigError
 from polycycle.results import save_result
 from tests.config.test_study import study
 from tests.results.example import example_result
@@ -196,6 +197,19 @@ def test_a_finished_cell_of_other_settings_is_not_replaced_unasked(world, monkey
     assert ran == [("one", 0.5), ("two", 0.5)]
     assert call(world / "kept.yaml", "--set", "review.prior_coef=0.25", "--anew").exit_code == 0
     assert ran[2:] == [("one", 0.25), ("two", 0.25)]
+
+
+def test_a_setting_told_to_be_nothing_differs_from_one_that_was_not_told(tmp_path):
+    nothing = {"one": {"evaluation.context_length": None}}
+    (cell,) = plan_cells(load_study(study(tmp_path, seeds=[0], cells=nothing)))
+    running._put_down_recipe(cell)
+    assert not cell.changes
+    (other,) = plan_cells(load_study(study(tmp_path, seeds=[0], cells={"one": None})))
+    assert other.changes == {"evaluation.context_length": (None, "not set")}
+    cell.folder.mkdir(parents=True)
+    save_result(example_result(), cell.result_file)
+    with pytest.raises(ConfigError, match=r"evaluation\.context_length: None then, not set now"):
+        check_results([other])
 
 
 def test_a_failure_is_of_the_recipe_that_failed(tmp_path):

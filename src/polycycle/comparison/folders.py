@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from polycycle.comparison.running import Cell, demo_world
-from polycycle.config import DEMO, Study, leaves, parse_yaml
+from polycycle.config import DEMO, Study
 from polycycle.errors import ConfigError
 
 _SHOWN_KEYS = 3
-_NONE = "not set"
 
 
 def check_folder(study: Study, cells: Sequence[Cell]) -> None:
@@ -38,7 +36,7 @@ def check_folder(study: Study, cells: Sequence[Cell]) -> None:
 def _was_of_the_demo(cell: Cell) -> bool | None:
     """Whether the run that a cell's folder holds read the demo's texts; None where none is told."""
     try:
-        root = Path((_settings(cell) or {})["data"]["root"])
+        root = Path((cell.told or {})["data"]["root"])
     except (KeyError, TypeError):
         return None
     ending = demo_world(Path(), cell.seed).parts
@@ -51,38 +49,16 @@ def check_results(cells: Sequence[Cell]) -> None:
     Raises:
         ConfigError: some would.
     """
-    lost = [
-        one for one in cells if one.of is None and one.result_file.is_file() and not one.is_done
-    ]
-    differing = [(cell, keys) for cell in lost if (keys := _changed(cell))]
+    own = [cell for cell in cells if cell.of is None and cell.result_file.is_file()]
+    differing = [(cell, cell.changes) for cell in own if cell.told is not None and cell.changes]
     if not differing:
         return
-    cell, keys = differing[0]
+    cell, changes = differing[0]
+    said = [f"{key}: {then} then, {now} now" for key, (then, now) in changes.items()]
     more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
     raise ConfigError(
         f"{cell.folder}{more}: finished with other settings than are asked for now: "
-        f"{', '.join(keys[:_SHOWN_KEYS])}{', …' if len(keys) > _SHOWN_KEYS else ''}. Give the same "
+        f"{', '.join(said[:_SHOWN_KEYS])}{', …' if len(said) > _SHOWN_KEYS else ''}. Give the same "
         "--recipe and --set as then to keep what is there; another folder (--out FOLDER) to have "
         "both; or --anew to make them again, which replaces them"
     )
-
-
-def _changed(cell: Cell) -> list[str]:
-    """`review.tokens: 5 then, 9 now` of each setting that differs but the name."""
-    then = _settings(cell)
-    if then is None:
-        return []
-    before, now = leaves(then), leaves(cell.recipe.model_dump(mode="json", exclude_unset=True))
-    keys = [key for key in (before | now) if key != "name" and before.get(key) != now.get(key)]
-    return [f"{key}: {before.get(key, _NONE)} then, {now.get(key, _NONE)} now" for key in keys]
-
-
-def _settings(cell: Cell) -> dict[str, Any] | None:
-    """What the run in a cell's folder was told; None where nothing says so."""
-    if not cell.recipe_file.is_file():
-        return None
-    try:
-        found = parse_yaml(cell.recipe_file.read_text(encoding="utf-8"), where="recipe")
-    except (ConfigError, UnicodeDecodeError):
-        return None
-    return found if isinstance(found, dict) else None

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from polycycle.config import DEMO, Recipe, Study, cell_recipe, parse_yaml, read_settings
+from polycycle.config import DEMO, Recipe, Study, cell_recipe, leaves, parse_yaml, read_settings
 from polycycle.errors import ConfigError, PolycycleError, did_you_mean
 from polycycle.families import SUPPORTED
 from polycycle.files import make_folder, write_text
@@ -31,6 +32,7 @@ from polycycle.stages import (
 
 _SHARED = "demo"
 _TAIL_LINES = 3
+_NOT_SET = "not set"
 # Of a run that was asked to stop and did, and of one that a signal ended.
 _INTERRUPTED = (130, -signal.SIGINT, -signal.SIGTERM)
 
@@ -84,11 +86,25 @@ class Cell:
         return self.result_file.is_file() and self._was_told_this
 
     @property
-    def _was_told_this(self) -> bool:
+    def told(self) -> dict[str, Any] | None:
+        """What the run in its folder was told; None where nothing readable says so."""
         if not self.recipe_file.is_file():
-            return False
-        run = self.recipe_file.read_text(encoding="utf-8", errors="replace")
-        return run == self.text or _without_name(run) == _without_name(self.text)
+            return None
+        return _settings_in(self.recipe_file.read_text(encoding="utf-8", errors="replace"))
+
+    @property
+    def changes(self) -> dict[str, tuple[object, object]]:
+        """Settings, by dotted key, as the run was told them and as they are now, where they differ.
+
+        The name is none of them: it makes no number another.
+        """
+        then, now = leaves(self.told or {}), leaves(self.settings)
+        pairs = {key: (then.get(key, _NOT_SET), now.get(key, _NOT_SET)) for key in then | now}
+        return {key: pair for key, pair in pairs.items() if key != "name" and pair[0] != pair[1]}
+
+    @property
+    def _was_told_this(self) -> bool:
+        return self.told is not None and not self.changes
 
     @property
     def failure_file(self) -> Path:
@@ -101,10 +117,14 @@ class Cell:
         return self.failure_file.is_file() and self._was_told_this and not self.is_done
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What its run is told; what is left to defaults is not in it."""
+        return self.recipe.model_dump(mode="json", exclude_unset=True)
+
+    @property
     def text(self) -> str:
-        """The recipe as YAML."""
-        settings = self.recipe.model_dump(mode="json", exclude_unset=True)
-        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        """Its settings as YAML."""
+        return yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
 
     def last_words(self) -> str:
         """The end of the log: what a failed run said last."""
@@ -115,15 +135,14 @@ class Cell:
         return " ".join(said[-_TAIL_LINES:])
 
 
-def _without_name(recipe: str) -> object:
-    """The settings of a recipe but its name, which makes no number another."""
+@cache  # asked for again and again, and YAML is slow to read
+def _settings_in(recipe: str) -> dict[str, Any] | None:
+    """What a recipe's text says, not to be changed; None of what we never wrote."""
     try:
-        settings = parse_yaml(recipe, where="recipe")
-    except ConfigError:  # nothing that we wrote, so nobody's recipe
-        return recipe
-    if isinstance(settings, dict):
-        settings.pop("name", None)
-    return settings
+        found = parse_yaml(recipe, where="recipe")
+    except ConfigError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def plan_cells(study: Study) -> list[Cell]:
