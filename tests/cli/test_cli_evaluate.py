@@ -74,21 +74,29 @@ def test_a_dense_model_measures_the_same_text_alike(place, monkeypatch):
     assert bits["dense"] == pytest.approx(bits["moe"], rel=1e-5)
 
 
-def test_a_recipe_says_what_to_measure(place, tmp_path):
+def write_recipe(place, folder, data=None, **settings):
+    """A recipe for the texts there; the file that it stands in."""
     recipe = {
         "base": str(place / "dense"),
-        "output": str(tmp_path / "run"),
+        "output": str(folder / "run"),
         "languages": {"original": ["en"], "expanded": ["el"]},
         "data": {
             "root": str(place),
             "train": "none/{language}.jsonl",
             "valid": "text/{language}.jsonl",
-            "questions": "questions/{language}.jsonl",
+            **(data or {}),
         },
         "post_pretrain": {"tokens": 100},
+        **settings,
     }
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    done = call("evaluate", place / "moe", "--recipe", tmp_path / "recipe.yaml", "--json")
+    file = folder / "recipe.yaml"
+    file.write_text(json.dumps(recipe))
+    return file
+
+
+def test_a_recipe_says_what_to_measure(place, tmp_path):
+    recipe = write_recipe(place, tmp_path, {"questions": "questions/{language}.jsonl"})
+    done = call("evaluate", place / "moe", "--recipe", recipe, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["scores"]["scores"]["el"]["questions"] == 6
 
@@ -101,21 +109,9 @@ def test_the_revision_of_a_recipe_is_its_bases_alone(place, tmp_path, monkeypatc
         return str(place / "dense")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    recipe = {
-        "base": "owner/base",
-        "base_revision": "v1",
-        "output": str(tmp_path / "run"),
-        "languages": {"original": ["en"], "expanded": ["el"]},
-        "data": {
-            "root": str(place),
-            "train": "none/{language}.jsonl",
-            "valid": "text/{language}.jsonl",
-        },
-        "post_pretrain": {"tokens": 100},
-    }
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    recipe = write_recipe(place, tmp_path, base="owner/base", base_revision="v1")
     for model in ("owner/base", "owner/other"):
-        done = call("evaluate", model, "--recipe", tmp_path / "recipe.yaml")
+        done = call("evaluate", model, "--recipe", recipe)
         assert done.exit_code == 0, done.output
     assert set(asked) == {("owner/base", "v1"), ("owner/other", None)}
 

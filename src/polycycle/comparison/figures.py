@@ -220,8 +220,9 @@ def _saved(result: RunResult, model: str) -> dict[str, float]:
             kept = retention(result, model, tag, by="bits_per_byte", against="base")
             if kept:
                 shares[f"saved/{tag}"] = 1 - 1 / kept
-        if shares:
-            found |= {f"saved/{title}": sum(shares.values()) / len(shares), **shares}
+        mean = average(shares.values())
+        if mean is not None:
+            found |= {f"saved/{title}": mean, **shares}
     return found
 
 

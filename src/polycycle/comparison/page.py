@@ -1,7 +1,7 @@
 """A comparison as one HTML page that needs nothing else."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -84,35 +84,38 @@ def comparison_page(comparison: Comparison, *, is_linked: bool = True) -> str:
 
 def quality_table(comparison: Comparison) -> Table:
     """What every variant gained, kept and answered, numbered as in the plots."""
-    rows = tuple(
-        (
-            title,
-            *(quality(row, key, comparison.measure) for key in QUALITIES),
-            *(quality(row, one.key, comparison.measure) for one in comparison.answers),
-            " ".join(map(str, row.num_experts)) if row.num_experts else MISSING,
-            seeds_words(row),
-        )
-        for title, row in numbered(comparison)
-    )
+    keys = [*QUALITIES, *(one.key for one in comparison.answers)]
     headings = [(HEADINGS[key], "") for key in QUALITIES]
     headings[0] = (HEADINGS["gain"], unit_of_gain(comparison.measure))
     headings += [(answer_heading(one), one.task) for one in comparison.answers]
-    return Table(
-        headings=(("Variant", ""), *headings, ("Experts", "per layer"), ("Seeds", "")),
-        sections=(Section(title="", rows=rows),),
-    )
+
+    def cells(row: Row) -> list[str]:
+        experts = " ".join(map(str, row.num_experts)) if row.num_experts else MISSING
+        figures = [quality(row, key, comparison.measure) for key in keys]
+        return [*figures, experts, seeds_words(row)]
+
+    return _by_variant(comparison, [*headings, ("Experts", "per layer"), ("Seeds", "")], cells)
+
+
+def _by_variant(
+    comparison: Comparison,
+    headings: Iterable[tuple[str, str]],
+    cells: Callable[[Row], Iterable[str]],
+) -> Table:
+    """A row for each variant, numbered as in the plots."""
+    rows = tuple((title, *cells(row)) for title, row in numbered(comparison))
+    return Table(headings=(("Variant", ""), *headings), sections=(Section(title="", rows=rows),))
 
 
 def _saved(comparison: Comparison) -> Table | None:
     """Share of the base's bits per byte that is no longer needed; None where none were counted."""
-    if not comparison.saved:
-        return None
-    rows = tuple(
-        (title, *(quality(row, key, comparison.measure) for key in comparison.saved))
-        for title, row in numbered(comparison)
-    )
-    headings = [(key.split("/", 1)[1], "") for key in comparison.saved]
-    return Table(headings=(("Variant", ""), *headings), sections=(Section(title="", rows=rows),))
+    keys = comparison.saved
+    headings = [(key.split("/", 1)[1], "") for key in keys]
+
+    def cells(row: Row) -> list[str]:
+        return [quality(row, key, comparison.measure) for key in keys]
+
+    return _by_variant(comparison, headings, cells) if keys else None
 
 
 def _languages(comparison: Comparison) -> Table | None:
@@ -166,10 +169,7 @@ def _answers_in(comparison: Comparison, row: Row, task: str, language: str) -> s
 
 
 def _costs(comparison: Comparison) -> Table:
-    rows = tuple((title, *costs(row)) for title, row in numbered(comparison))
-    return Table(
-        headings=(("Variant", ""), *COST_HEADINGS), sections=(Section(title="", rows=rows),)
-    )
+    return _by_variant(comparison, COST_HEADINGS, costs)
 
 
 def _speeds(comparison: Comparison) -> Table | None:
@@ -177,11 +177,7 @@ def _speeds(comparison: Comparison) -> Table | None:
     if not comparison.speeds:
         return None
     speed = comparison.speeds[0]
-    rows = tuple((title, *speeds(row, speed)) for title, row in numbered(comparison))
-    return Table(
-        headings=(("Variant", ""), *speed_headings(speed)),
-        sections=(Section(title="", rows=rows),),
-    )
+    return _by_variant(comparison, speed_headings(speed), lambda row: speeds(row, speed))
 
 
 _Axis = tuple[str, str, str, float]  # title of the plot, figure, title of the axis, factor
